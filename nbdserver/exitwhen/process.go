@@ -1,0 +1,46 @@
+package exitwhen
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// ProcessExits happens when the process with the given id exits; one that has
+// exited and that its parent hasn't waited for, a zombie, has exited.
+//
+// As for exit-when-process-exits in nbdkit-exitwhen-filter(1) there is a small
+// race: if the process exits before it is looked at here, and another one gets
+// its id, the other one is watched. From here on the process can't be mistaken
+// for another. PipeClosed has no such race.
+//
+// The options aren't used: the kernel reports this condition.
+func ProcessExits(pid string, _ Options) (Condition, error) {
+	n, err := strconv.ParseUint(pid, 10, 31)
+	if err != nil || n == 0 {
+		return nil, fmt.Errorf("%q isn't a process id: give a positive number", pid)
+	}
+	if int(n) == os.Getpid() {
+		return nil, fmt.Errorf("process %d is this server itself: give the id of another process", n)
+	}
+	fd, err := unix.PidfdOpen(int(n), 0)
+	switch {
+	case errors.Is(err, unix.ESRCH):
+		return nil, fmt.Errorf("process %d doesn't exist: give the id of a running process (in a pod: one of this container, or set shareProcessNamespace)", n)
+	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // ENOENT since Linux 6.16
+		return nil, fmt.Errorf("%d is a thread, not a process: give the id of its process", n)
+	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
+		return nil, fmt.Errorf("process %d can't be watched: pidfd_open: %w: Linux 5.3 or newer, and a seccomp profile that allows the call, are needed", n, err)
+	case err != nil:
+		return nil, fmt.Errorf("process %d: pidfd_open: %w", n, err)
+	}
+	// A pidfd becomes readable when all threads of the process have exited.
+	d, err := newOwnedDescriptor(fmt.Sprintf("process-exits=%d", n), fd, unix.EPOLLIN)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", n, err)
+	}
+	return d, nil
+}
