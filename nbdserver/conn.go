@@ -1,0 +1,216 @@
+package nbdserver
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+	"golang.org/x/sync/semaphore"
+)
+
+const (
+	// maxRequests is how many requests of one connection are worked on at a
+	// time. The next ones wait in the socket.
+	maxRequests = 64
+	// maxMemory is how many bytes of payload the requests of one connection
+	// hold at a time; at least wire.MaxBlock, so that each fits alone.
+	maxMemory = 64 << 20
+	// readBuffer holds the headers of a burst of small requests.
+	readBuffer = 64 << 10
+	// lingerTimeout is how long a connection that the server closes waits for
+	// the client to close its side, see hangUp.
+	lingerTimeout = 2 * time.Second
+)
+
+// Conn is one client's connection.
+type Conn struct {
+	srv *Server
+	nc  net.Conn
+	br  *bufio.Reader
+	log *zap.Logger
+
+	// Set by the negotiation, fixed from then on.
+	export     *Export
+	noZeroes   bool
+	structured bool
+	allocation *Export // has base:allocation selected, if not nil
+
+	ctx    context.Context // of the requests; canceled by cut
+	cancel context.CancelFunc
+
+	slots    chan struct{} // a place for each request in flight
+	memory   *semaphore.Weighted
+	inFlight sync.WaitGroup
+	writing  sync.Mutex // held while a reply is sent
+
+	mu       sync.Mutex
+	serving  bool // the negotiation is over
+	refusing bool // no new request but a disconnect is served
+	leaving  bool // no new request is read
+	closed   bool // cut by force
+	idle     bool // the reader waits for a request
+
+	requests      atomic.Uint64
+	read, written atomic.Uint64 // bytes
+}
+
+// Ways in which a connection ends, for its line in the log.
+var (
+	errAborted    = errors.New("client aborted the negotiation")
+	errGone       = errors.New("client closed the connection")
+	errLeft       = errors.New("client disconnected")
+	errDrained    = errors.New("disconnected by the drain")
+	errCut        = errors.New("closed by force")
+	errHandshake  = errors.New("handshake timeout")
+	errBadRequest = errors.New("client broke the protocol")
+)
+
+func newConn(s *Server, nc net.Conn) *Conn {
+	c := &Conn{
+		srv:    s,
+		nc:     nc,
+		br:     bufio.NewReaderSize(nc, readBuffer),
+		log:    s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
+		slots:  make(chan struct{}, maxRequests),
+		memory: semaphore.NewWeighted(maxMemory),
+	}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	return c
+}
+
+// serve is the whole life of the connection.
+func (c *Conn) serve() {
+	start := time.Now()
+	defer c.srv.ended(c)
+	err := c.run()
+	c.inFlight.Wait()
+	if errors.Is(err, errDrained) {
+		c.hangUp()
+	}
+	c.cancel()
+	c.nc.Close()
+	c.mu.Lock()
+	if c.closed {
+		err = errCut
+	}
+	c.mu.Unlock()
+	fields := []zap.Field{zap.String("ended", err.Error()), zap.Duration("after", time.Since(start))}
+	if c.export != nil {
+		fields = append(fields, zap.String("export", c.export.Name), zap.Uint64("requests", c.requests.Load()),
+			zap.Uint64("bytesRead", c.read.Load()), zap.Uint64("bytesWritten", c.written.Load()))
+	}
+	c.log.Info("connection", fields...)
+}
+
+func (c *Conn) run() (err error) {
+	defer c.recoverPanic(&err)
+	limit := c.srv.HandshakeTimeout
+	if limit == 0 {
+		limit = DefaultHandshakeTimeout
+	}
+	c.nc.SetDeadline(time.Now().Add(limit))
+	switch err := c.negotiate(); {
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return errHandshake
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errGone
+	case err != nil:
+		return err
+	}
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return errCut
+	}
+	c.serving = true
+	c.nc.SetDeadline(time.Time{})
+	c.mu.Unlock()
+	return c.transmit()
+}
+
+// recoverPanic turns a panic of a Backend, or of our own, into the end of this
+// one connection.
+func (c *Conn) recoverPanic(err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	c.srv.panics.Add(1)
+	c.log.Error("panic; its connection is closed", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	c.Disconnect(true)
+	if err != nil {
+		*err = fmt.Errorf("panic: %v", p)
+	}
+}
+
+// Disconnect ends this connection; others aren't affected, and the client may
+// come back. With force it is closed at once: neither the requests in flight
+// nor any later one get an answer, and a request that changes the volume may
+// have happened or not. Without force the requests in flight complete, and
+// every later one but NBD_CMD_DISC fails with NBD_ESHUTDOWN until the client
+// leaves. It returns at once and may be called by a Backend. It is
+// nbdkit_disconnect(3).
+func (c *Conn) Disconnect(force bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if force {
+		c.closeLocked()
+	} else {
+		c.refusing = true
+	}
+}
+
+func (c *Conn) closeLocked() {
+	c.closed = true
+	c.cancel()
+	c.nc.Close()
+}
+
+// quiesce does what the policy says when the grace of a drain is over.
+func (c *Conn) quiesce(p Policy) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.serving:
+		c.closeLocked()
+	case p == Refuse:
+		c.refusing = true
+	default:
+		c.leaving = true
+		// A request whose payload is still arriving is let in; only the wait
+		// for the next one is cut short.
+		if c.idle {
+			c.nc.SetReadDeadline(time.Unix(1, 0))
+		}
+	}
+}
+
+// cut closes the connection at once, and tells whether a client was cut off by
+// that: one that still negotiated had nothing to lose.
+func (c *Conn) cut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closeLocked()
+	return c.serving
+}
+
+// hangUp closes the server's side and waits a little for the client to close
+// its own. If the socket were closed while bytes of the client lie unread in
+// it, the kernel would answer them with a reset, and a reset makes the client's
+// kernel throw away replies that it hasn't read yet.
+func (c *Conn) hangUp() {
+	if h, ok := c.nc.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(lingerTimeout))
+	io.Copy(io.Discard, c.nc)
+}

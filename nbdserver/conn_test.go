@@ -1,0 +1,254 @@
+package nbdserver
+
+import (
+	"context"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/nbdexport/nbdexport/nbdserver/wire"
+)
+
+type rawDialer = net.Dialer
+
+type testError struct{ errno syscall.Errno }
+
+func (e *testError) Error() string { return "test: " + e.errno.Error() }
+func (e *testError) Unwrap() error { return e.errno }
+
+// hanging never flushes until it is released.
+type hanging struct {
+	gated
+	release chan struct{}
+}
+
+func (h *hanging) Flush(context.Context) error {
+	<-h.release
+	return nil
+}
+
+func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
+
+func newListener(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+func TestSoftDisconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		g := gate(s)
+		g.gate = make(chan struct{})
+		one, two := connect(t, s), connect(t, s)
+		one.begin(false)
+		two.begin(false)
+		one.request(0, wire.CmdWrite, 1, 0, 4, "slow")
+		synctest.Wait()
+		for _, c := range s.connections() {
+			if c.requests.Load() == 1 {
+				c.Disconnect(false)
+			}
+		}
+		one.request(0, wire.CmdRead, 2, 0, 4)
+		one.must(2, wire.ESHUTDOWN)
+		close(g.gate)
+		one.must(1, 0)
+		one.request(0, wire.CmdDisc, 3, 0, 0)
+		one.eof()
+		// Others aren't affected, and the client may come back.
+		for _, c := range []*rawClient{two, connect(t, s)} {
+			if c != two {
+				c.begin(false)
+			}
+			c.request(0, wire.CmdRead, 1, 0, 4)
+			c.must(1, 0)
+			if got := string(c.get(4)); got != "slow" {
+				t.Errorf("read %q", got)
+			}
+			c.Close()
+		}
+	})
+}
+
+func TestForcedDisconnect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		gate(s).gate = make(chan struct{})
+		c := connect(t, s)
+		c.begin(false)
+		c.request(0, wire.CmdWrite, 1, 0, 4, "lost")
+		synctest.Wait()
+		s.connections()[0].Disconnect(true)
+		c.eof()
+		synctest.Wait()
+		if n := len(s.connections()); n != 0 {
+			t.Errorf("%d connections left", n)
+		}
+	})
+}
+
+func TestHandshakeTimeout(t *testing.T) {
+	for name, say := range map[string]func(*rawClient){
+		"nothing":   func(*rawClient) {},
+		"greeting":  func(c *rawClient) { c.greet(3) },
+		"an option": func(c *rawClient) { c.greet(3); c.option(wire.OptList); c.replies(wire.OptList) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newMemory(t, 1<<20)
+				c := connect(t, s)
+				start := time.Now()
+				say(c)
+				if name == "nothing" {
+					c.get(18) // a pipe has no buffer for the greeting
+				}
+				c.eof()
+				if d := time.Since(start); d != DefaultHandshakeTimeout {
+					t.Errorf("closed after %v", d)
+				}
+			})
+		})
+	}
+}
+
+func TestSilentClientIsServedWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		c := connect(t, s)
+		c.begin(false)
+		time.Sleep(100 * time.Hour)
+		c.request(0, wire.CmdRead, 1, 0, 4)
+		c.must(1, 0)
+		c.get(4)
+		c.Close()
+	})
+}
+
+func TestConnectionCap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		s.MaxConnections = 2
+		a, b := connect(t, s), connect(t, s)
+		a.begin(false)
+		b.begin(false)
+		connect(t, s).eof()
+		a.request(0, wire.CmdDisc, 1, 0, 0)
+		a.eof()
+		synctest.Wait()
+		c := connect(t, s)
+		c.begin(false)
+		if n := s.refused.Load(); n != 1 {
+			t.Errorf("%d connections refused", n)
+		}
+		b.Close()
+		c.Close()
+	})
+}
+
+func TestPanicCostsOneConnection(t *testing.T) {
+	s := newMemory(t, 1<<20)
+	g := gate(s)
+	addr := listen(t, s)
+	other := dial(t, addr)
+	other.begin(false)
+	c := dial(t, addr)
+	c.begin(false)
+	g.panics.Store(true)
+	c.request(0, wire.CmdWrite, 1, 0, 4, "boom")
+	c.eof()
+	g.panics.Store(false)
+	other.request(0, wire.CmdWrite, 1, 0, 4, "fine")
+	other.must(1, 0)
+	if n := s.panics.Load(); n != 1 {
+		t.Errorf("%d panics counted", n)
+	}
+}
+
+func TestRequestsRunInParallel(t *testing.T) {
+	s := newMemory(t, 1<<20)
+	g := gate(s)
+	g.gate, g.began = make(chan struct{}), make(chan struct{})
+	c := dial(t, listen(t, s))
+	c.begin(false)
+	for i := range 8 {
+		c.request(0, wire.CmdWrite, uint64(i), uint64(i)*4, 4, "data")
+	}
+	for range 8 {
+		<-g.began
+	}
+	// A read overtakes all of them.
+	c.request(0, wire.CmdRead, 99, 0, 4)
+	c.must(99, 0)
+	c.get(4)
+	close(g.gate)
+	for range 8 {
+		if _, e := c.simple(); e != 0 {
+			t.Error(e)
+		}
+	}
+}
+
+func TestFlusher(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var running, calls atomic.Int32
+		f := flusher{flush: func(context.Context) error {
+			if running.Add(1) != 1 {
+				t.Error("two flushes at a time")
+			}
+			time.Sleep(time.Second)
+			running.Add(-1)
+			calls.Add(1)
+			return nil
+		}}
+		var all sync.WaitGroup
+		for i := range 100 {
+			all.Go(func() {
+				time.Sleep(time.Duration(i) * 15 * time.Millisecond)
+				before := calls.Load()
+				if running.Load() == 1 {
+					before++ // the one under way doesn't cover this call
+				}
+				if err := f.Flush(t.Context()); err != nil {
+					t.Error(err)
+				}
+				if calls.Load() <= before {
+					t.Error("no flush began after the call")
+				}
+			})
+		}
+		all.Wait()
+		if n := calls.Load(); n > 4 {
+			t.Errorf("%d flushes for 100 callers within 1.5 s", n)
+		}
+	})
+}
+
+func TestFlusherFailureSticks(t *testing.T) {
+	calls := 0
+	f := flusher{flush: func(context.Context) error {
+		calls++
+		if calls == 1 {
+			panic("disk on fire")
+		}
+		return nil
+	}}
+	for range 3 {
+		if err := f.Flush(t.Context()); err == nil || !strings.Contains(err.Error(), "disk on fire") {
+			t.Errorf("Flush returned %v", err)
+		}
+	}
+	if calls != 1 {
+		t.Errorf("%d flushes", calls)
+	}
+}

@@ -1,0 +1,79 @@
+package nbdserver
+
+import (
+	"sync/atomic"
+
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
+	"github.com/nbdexport/nbdexport/nbdserver/wire"
+)
+
+// Export is a volume under the name by which clients ask for it. Its fields
+// must not change once its server serves.
+type Export struct {
+	// Name in at most 4096 bytes of UTF-8.
+	Name string
+	// Description for people, at most 4096 bytes of UTF-8; may be empty.
+	Description string
+	// ReadOnly forbids every change, also where the Backend would allow it.
+	ReadOnly bool
+	// Backend holds the bytes. The server flushes and closes it at its end.
+	Backend backend.Backend
+
+	info     backend.Info
+	flusher  flusher
+	requests [commands][2]atomic.Uint64 // by command, and 0 succeeded, 1 failed
+	read     atomic.Uint64              // bytes
+	written  atomic.Uint64              // bytes
+}
+
+// commands is the number of commands that are counted apart; the last place is
+// for those that nobody knows.
+const commands = int(wire.CmdBlockStatus) + 2
+
+func (e *Export) init() {
+	e.info = e.Backend.Info()
+	e.info.ReadOnly = e.info.ReadOnly || e.ReadOnly
+	e.flusher.flush = e.Backend.Flush
+}
+
+// flags are the transmission flags of the export for a client that has, or has
+// not, negotiated structured replies.
+func (e *Export) flags(structured bool) wire.TransmissionFlags {
+	// A flush covers the completed writes of all connections: they share the
+	// Backend and its flusher. That is what CAN_MULTI_CONN promises.
+	f := wire.HasFlags | wire.SendFlush | wire.CanMultiConn
+	if e.info.ReadOnly {
+		f |= wire.ReadOnly
+	} else {
+		f |= wire.SendFUA | wire.SendTrim | wire.SendWriteZeroes
+	}
+	if e.info.Rotational {
+		f |= wire.Rotational
+	}
+	if structured {
+		f |= wire.SendDF
+	}
+	return f
+}
+
+func (e *Export) count(c wire.Command, failed bool) {
+	i, j := min(int(c), commands-1), 0
+	if failed {
+		j = 1
+	}
+	e.requests[i][j].Add(1)
+}
+
+// lookup finds an export by name; the empty name is the default export, which
+// is the first one. It returns nil if there is none.
+func (s *Server) lookup(name string) *Export {
+	for _, e := range s.Exports {
+		if e.Name == name {
+			return e
+		}
+	}
+	if name == "" && len(s.Exports) > 0 {
+		return s.Exports[0]
+	}
+	return nil
+}

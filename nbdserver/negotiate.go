@@ -1,0 +1,238 @@
+package nbdserver
+
+import (
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/nbdexport/nbdexport/nbdserver/wire"
+)
+
+const (
+	// maxOptions is how many options a client may send before it must have
+	// chosen an export.
+	maxOptions = 32
+	// maxOption is the longest payload of an option that is looked at: a name
+	// and a dozen of queries, each of the greatest length.
+	maxOption = 64 << 10
+	// maxSkip is the longest payload that is read over so that the negotiation
+	// can go on. Behind a longer one the connection is closed.
+	maxSkip = 1 << 20
+)
+
+// allocationID is the number by which base:allocation goes on the wire.
+const allocationID = 1
+
+// negotiate runs the handshake ("Newstyle negotiation") until the client has
+// chosen an export. Any error ends the connection.
+func (c *Conn) negotiate() error {
+	if _, err := c.nc.Write(wire.AppendGreeting(nil, wire.FlagFixedNewstyle|wire.FlagNoZeroes)); err != nil {
+		return err
+	}
+	var b [wire.ClientFlagsSize]byte
+	if _, err := io.ReadFull(c.br, b[:]); err != nil {
+		return err
+	}
+	flags, err := wire.ParseClientFlags(b)
+	if err != nil {
+		return err
+	}
+	c.noZeroes = flags&wire.ClientNoZeroes != 0
+	for range maxOptions {
+		chosen, err := c.option()
+		if chosen != nil {
+			c.export = chosen
+			if c.allocation != chosen {
+				c.allocation = nil // contexts hold for the export they were set for
+			}
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: more than %d options", errBadRequest, maxOptions)
+}
+
+// option reads one option and answers it. It returns the export if the client
+// has chosen one.
+func (c *Conn) option() (*Export, error) {
+	var b [wire.OptionHeaderSize]byte
+	if _, err := io.ReadFull(c.br, b[:]); err != nil {
+		return nil, err
+	}
+	h, err := wire.ParseOptionHeader(b)
+	if err != nil {
+		return nil, err
+	}
+	if h.Length > maxOption {
+		return nil, c.tooBig(h)
+	}
+	payload := make([]byte, h.Length)
+	if _, err := io.ReadFull(c.br, payload); err != nil {
+		return nil, err
+	}
+	if h.Option == wire.OptExportName {
+		return c.exportName(payload)
+	}
+	if h.Option == wire.OptAbort {
+		// The client may be gone already; that is as well.
+		_ = c.reply(h.Option, wire.RepAck, nil)
+		return nil, errAborted
+	}
+	if c.srv.Phase() != Serving {
+		return nil, c.fail(h.Option, wire.RepErrShutdown, "the server is shutting down")
+	}
+	switch h.Option {
+	case wire.OptList:
+		return nil, c.list(payload)
+	case wire.OptInfo, wire.OptGo:
+		return c.info(h.Option, payload)
+	case wire.OptStructuredReply:
+		if len(payload) != 0 {
+			return nil, c.fail(h.Option, wire.RepErrInvalid, "the option has no payload")
+		}
+		c.structured = true
+		return nil, c.reply(h.Option, wire.RepAck, nil)
+	case wire.OptListMetaContext, wire.OptSetMetaContext:
+		return nil, c.metaContext(h.Option, payload)
+	}
+	return nil, c.fail(h.Option, wire.RepErrUnsup, h.Option.String()+" is not supported")
+}
+
+// tooBig answers an option whose payload is too long, and reads over it where
+// that can be done in reasonable time.
+func (c *Conn) tooBig(h wire.OptionHeader) error {
+	if h.Option == wire.OptExportName {
+		return fmt.Errorf("%w: an export name of %d bytes", errBadRequest, h.Length)
+	}
+	err := c.fail(h.Option, wire.RepErrTooBig, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))
+	if err != nil {
+		return err
+	}
+	if h.Length > maxSkip {
+		return fmt.Errorf("%w: an option of %d bytes", errBadRequest, h.Length)
+	}
+	_, err = c.br.Discard(int(h.Length))
+	return err
+}
+
+func (c *Conn) reply(opt wire.Option, typ wire.OptionReply, payload []byte) error {
+	_, err := c.nc.Write(wire.AppendOptionReply(nil, opt, typ, payload))
+	return err
+}
+
+// fail answers an option with an error and its reason in words.
+func (c *Conn) fail(opt wire.Option, typ wire.OptionReply, message string) error {
+	return c.reply(opt, typ, []byte(message))
+}
+
+// exportName answers the oldest way to choose an export, in which the only way
+// to say no is to hang up.
+func (c *Conn) exportName(payload []byte) (*Export, error) {
+	name, err := wire.ParseExportName(payload)
+	if err != nil {
+		return nil, err
+	}
+	if c.srv.Phase() != Serving {
+		return nil, fmt.Errorf("export %q refused: %w", name, ErrServerClosed)
+	}
+	e := c.srv.lookup(name)
+	if e == nil {
+		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
+	}
+	if _, err := c.nc.Write(wire.AppendExportName(nil, e.info.Size, e.flags(c.structured), c.noZeroes)); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+func (c *Conn) list(payload []byte) error {
+	if len(payload) != 0 {
+		return c.fail(wire.OptList, wire.RepErrInvalid, "the option has no payload")
+	}
+	for _, e := range c.srv.Exports {
+		if err := c.reply(wire.OptList, wire.RepServer, wire.AppendServer(nil, e.Name, e.Description)); err != nil {
+			return err
+		}
+	}
+	return c.reply(wire.OptList, wire.RepAck, nil)
+}
+
+// info answers OptInfo and OptGo; they differ in what comes after.
+func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
+	r, err := wire.ParseInfoRequest(payload)
+	if err != nil {
+		return nil, c.fail(opt, wire.RepErrInvalid, err.Error())
+	}
+	e := c.srv.lookup(r.Name)
+	if e == nil {
+		return nil, c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
+	}
+	items := [][]byte{wire.AppendInfoExport(nil, e.info.Size, e.flags(c.structured))}
+	seen := map[wire.Info]bool{}
+	for _, i := range r.Infos {
+		if seen[i] {
+			continue
+		}
+		seen[i] = true
+		switch i {
+		case wire.InfoName:
+			items = append(items, wire.AppendInfoString(nil, i, e.Name))
+		case wire.InfoDescription:
+			if e.Description != "" {
+				items = append(items, wire.AppendInfoString(nil, i, e.Description))
+			}
+		case wire.InfoBlockSize:
+			items = append(items, wire.AppendInfoBlockSize(nil, 1, e.info.PreferredBlockSize, wire.MaxBlock))
+		}
+	}
+	for _, item := range items {
+		if err := c.reply(opt, wire.RepInfo, item); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.reply(opt, wire.RepAck, nil); err != nil {
+		return nil, err
+	}
+	if opt == wire.OptInfo {
+		return nil, nil
+	}
+	return e, nil
+}
+
+// metaContext answers OptListMetaContext and OptSetMetaContext. There is one
+// context, base:allocation; a query for any other has no match, which is no
+// error.
+func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
+	r, err := wire.ParseMetaContextRequest(payload)
+	if err == nil && !c.structured {
+		err = errors.New("structured replies must be negotiated first")
+	}
+	if err != nil {
+		return c.fail(opt, wire.RepErrInvalid, err.Error())
+	}
+	e := c.srv.lookup(r.Name)
+	if e == nil {
+		return c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
+	}
+	// To list, no query means everything, and a namespace alone is a wildcard;
+	// to set, each query names one context.
+	set := opt == wire.OptSetMetaContext
+	match := !set && len(r.Queries) == 0
+	for _, q := range r.Queries {
+		match = match || q == wire.BaseAllocation || !set && q == "base:"
+	}
+	if set {
+		c.allocation = nil
+		if match {
+			c.allocation = e
+		}
+	}
+	if match {
+		if err := c.reply(opt, wire.RepMetaContext, wire.AppendMetaContext(nil, allocationID, wire.BaseAllocation)); err != nil {
+			return err
+		}
+	}
+	return c.reply(opt, wire.RepAck, nil)
+}

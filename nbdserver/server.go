@@ -1,0 +1,218 @@
+// Package nbdserver is an NBD server, shaped like the server of net/http: fill
+// in a Server, give it listeners with Serve, end it gracefully with Shutdown or
+// at once with Close.
+//
+// What sets it apart is its end. A drain refuses newcomers, lets clients
+// finish, then refuses or disconnects those who stay, flushes and closes the
+// volumes, always within a bound if one is set; see DrainPolicy.
+package nbdserver
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/nbdexport/nbdexport/nbdserver/report"
+)
+
+// Defaults of a Server's fields.
+const (
+	// DefaultMaxConnections is the number of connections at a time.
+	DefaultMaxConnections = 256
+	// DefaultHandshakeTimeout is the time from accept to the end of the
+	// negotiation.
+	DefaultHandshakeTimeout = 10 * time.Second
+)
+
+// ErrServerClosed is returned by Serve once a drain has begun.
+var ErrServerClosed = errors.New("nbdserver: server closed")
+
+// Server serves Exports over any number of listeners. Fill in its fields
+// before the first call and leave them alone from then on. All methods may be
+// called from any goroutine, Backends included, unless they say otherwise.
+type Server struct {
+	// Exports by name; the first is also the default export "".
+	Exports []*Export
+	// MaxConnections caps the connections at a time, those that still
+	// negotiate among them; a newcomer beyond it is closed at once.
+	// 0 means DefaultMaxConnections.
+	MaxConnections int
+	// HandshakeTimeout is the time that a client has from accept to the end
+	// of its negotiation. 0 means DefaultHandshakeTimeout.
+	HandshakeTimeout time.Duration
+	// DrainPolicy is what a drain does; nil means to wait for the clients
+	// without end, as nbdkit does.
+	DrainPolicy *DrainPolicy
+	// Log is told of each connection's end and each phase; nil is silence.
+	Log *zap.Logger
+
+	initOnce sync.Once
+	log      *zap.Logger
+	done     chan struct{} // closed when report is final
+	forced   chan struct{} // closed by Close
+	left     chan struct{} // told when a connection ends, from Draining on
+	force    sync.Once
+	handlers sync.WaitGroup // goroutines of connections
+
+	mu        sync.Mutex
+	phase     Phase
+	listeners map[net.Listener]struct{}
+	conns     map[*Conn]struct{}
+	report    report.Report
+
+	accepted atomic.Uint64
+	refused  atomic.Uint64 // beyond MaxConnections
+	panics   atomic.Uint64
+	inFlight atomic.Int64
+}
+
+func (s *Server) init() {
+	s.initOnce.Do(func() {
+		s.done = make(chan struct{})
+		s.forced = make(chan struct{})
+		s.left = make(chan struct{}, 1)
+		s.listeners = make(map[net.Listener]struct{})
+		s.conns = make(map[*Conn]struct{})
+		s.log = s.Log
+		if s.log == nil {
+			s.log = zap.NewNop()
+		}
+		for _, e := range s.Exports {
+			e.init()
+		}
+	})
+}
+
+// Serve accepts connections from l until a drain begins, which closes l. It
+// returns ErrServerClosed then, and any other error only when l is broken.
+func (s *Server) Serve(l net.Listener) error {
+	s.init()
+	s.mu.Lock()
+	if s.phase != Serving {
+		s.mu.Unlock()
+		l.Close()
+		return ErrServerClosed
+	}
+	s.listeners[l] = struct{}{}
+	s.mu.Unlock()
+	var wait time.Duration
+	for {
+		nc, err := l.Accept()
+		if err == nil {
+			wait = 0
+			s.start(nc)
+			continue
+		}
+		if s.Phase() != Serving {
+			return ErrServerClosed
+		}
+		if !temporary(err) {
+			return err
+		}
+		// Out of descriptors, most likely: wait for some to come free, a
+		// little longer each time, as net/http does.
+		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+		s.log.Warn("accept failed, trying again", zap.Error(err), zap.Duration("after", wait))
+		select {
+		case <-time.After(wait):
+		case <-s.done:
+		}
+	}
+}
+
+// temporary tells whether an accept may succeed later. The method is
+// deprecated for want of a definition; for accept it has one.
+func temporary(err error) bool {
+	var t interface{ Temporary() bool }
+	return errors.As(err, &t) && t.Temporary()
+}
+
+// start begins to serve a connection, or closes it if there are too many.
+func (s *Server) start(nc net.Conn) {
+	s.accepted.Add(1)
+	limit := s.MaxConnections
+	if limit == 0 {
+		limit = DefaultMaxConnections
+	}
+	s.mu.Lock()
+	if s.phase != Serving || len(s.conns) >= limit {
+		full := s.phase == Serving
+		s.mu.Unlock()
+		nc.Close()
+		s.refused.Add(1)
+		if full {
+			s.log.Warn("connection refused: too many", zap.Stringer("peer", nc.RemoteAddr()), zap.Int("limit", limit))
+		}
+		return
+	}
+	c := newConn(s, nc)
+	s.conns[c] = struct{}{}
+	s.handlers.Add(1)
+	s.mu.Unlock()
+	go c.serve()
+}
+
+// ended forgets a connection.
+func (s *Server) ended(c *Conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.handlers.Done()
+	select {
+	case s.left <- struct{}{}:
+	default:
+	}
+}
+
+// Shutdown drains the server and waits until it has ended: every client gone,
+// every volume flushed and closed. If ctx ends first, Shutdown returns its
+// error and the drain goes on. A failed flush or close is returned too.
+//
+// A Backend must not call Shutdown, which would wait for that very call to
+// return; it calls BeginDrain.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.BeginDrain("shutdown")
+	select {
+	case <-s.done:
+		return s.err()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Close ends the server now: it closes listeners and connections without
+// regard to requests in flight, then flushes and closes the volumes. It
+// returns when that is done, with the first error of a flush or close. Like
+// Shutdown it isn't for Backends.
+func (s *Server) Close() error {
+	s.BeginDrain("close")
+	s.force.Do(func() { close(s.forced) })
+	<-s.done
+	return s.err()
+}
+
+func (s *Server) err() error {
+	if r := s.Report(); r.Error != "" {
+		return errors.New(r.Error)
+	}
+	return nil
+}
+
+// Done is closed when the server has ended and its Report is final.
+func (s *Server) Done() <-chan struct{} {
+	s.init()
+	return s.done
+}
+
+// Report tells why, when and how the server ended. It is final once Done is
+// closed.
+func (s *Server) Report() report.Report {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.report
+}
