@@ -1,0 +1,243 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/nbdexport/nbdexport/nbdserver"
+	"github.com/nbdexport/nbdexport/nbdserver/exitwhen"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
+)
+
+// openedListeners are all sockets of the process.
+type openedListeners struct {
+	nbd           []net.Listener
+	http, control net.Listener // nil if off
+}
+
+func (o *openedListeners) close() {
+	for _, l := range append(o.nbd, o.http, o.control) {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// openListeners opens all sockets or none.
+func (f serveFlags) openListeners() (_ *openedListeners, err error) {
+	o := &openedListeners{}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	for _, s := range f.listen {
+		a, err := parseAddress(s)
+		if err != nil {
+			return nil, fmt.Errorf("--listen: %w", err)
+		}
+		l, err := a.listen()
+		if err != nil {
+			return nil, fmt.Errorf("--listen %s: %w%s", s, err, hint(err))
+		}
+		o.nbd = append(o.nbd, l)
+	}
+	if f.http != "" {
+		if o.http, err = net.Listen("tcp", f.http); err != nil {
+			return nil, fmt.Errorf("--http %s: %w%s", f.http, err, hint(err))
+		}
+	}
+	if f.control != "" {
+		if o.control, err = listenControl(f.control); err != nil {
+			return nil, fmt.Errorf("--control %s: %w%s", f.control, err, hint(err))
+		}
+	}
+	return o, nil
+}
+
+// hint says what to do about the most common error.
+func hint(err error) string {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return ": stop whoever listens there, or choose another one"
+	}
+	return ""
+}
+
+// listenControl opens the control socket so that its owner alone can use it,
+// from the first moment on: the umask rules what bind creates.
+func listenControl(s string) (net.Listener, error) {
+	a, err := parseAddress(s)
+	if err != nil {
+		return nil, err
+	}
+	if a.network != "unix" {
+		return nil, errors.New("what changes something is not served on the network: write unix:///PATH")
+	}
+	old := syscall.Umask(0o177)
+	defer syscall.Umask(old)
+	return a.listen()
+}
+
+// announce tells who waits for it that the sockets are open.
+func (f serveFlags) announce(o *openedListeners, exports []*nbdserver.Export) error {
+	if f.pidfile != "" {
+		if err := os.WriteFile(f.pidfile, []byte(strconv.Itoa(os.Getpid())+"\n"), 0o644); err != nil {
+			return fmt.Errorf("--pidfile: %w", err)
+		}
+	}
+	if !f.printURI {
+		return nil
+	}
+	for _, l := range o.nbd {
+		for _, e := range exports {
+			fmt.Println(uri(l.Addr(), e.Name))
+		}
+	}
+	return nil
+}
+
+func notifySignals() <-chan os.Signal {
+	c := make(chan os.Signal, 2)
+	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
+	return c
+}
+
+func signalCondition(s os.Signal) string {
+	if s == syscall.SIGINT {
+		return "signal=SIGINT"
+	}
+	return "signal=SIGTERM"
+}
+
+// run serves until the server has ended, whatever ends it, and leaves the
+// report behind.
+func (f serveFlags) run(srv *nbdserver.Server, o *openedListeners, conditions *exitwhen.Set, signals <-chan os.Signal, log *zap.Logger) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if o.http != nil {
+		go serveHTTP(o.http, readOnlyPages(srv), log)
+	}
+	if o.control != nil {
+		go serveHTTP(o.control, controlPages(srv), log)
+	}
+	for _, l := range o.nbd {
+		log.Info("listening", zap.Stringer("address", l.Addr()))
+		go func() {
+			if err := srv.Serve(l); !errors.Is(err, nbdserver.ErrServerClosed) {
+				log.Error("listener failed", zap.Stringer("address", l.Addr()), zap.Error(err))
+				srv.BeginDrain("listener-failed=" + l.Addr().String())
+			}
+		}()
+	}
+	watching := watch(ctx, conditions)
+	fired := watching
+	for {
+		select {
+		case e := <-fired: // closed only after ctx has ended
+			fired = nil
+			srv.BeginDrain(e.Condition)
+		case s := <-signals:
+			if srv.Phase() == nbdserver.Serving {
+				srv.BeginDrain(signalCondition(s))
+				continue
+			}
+			log.Warn("a signal during the drain: closing at once", zap.Stringer("signal", s))
+			go srv.Close()
+		case <-srv.Done():
+			cancel()
+			for range watching {
+				// The conditions may be closed once nobody watches them.
+			}
+			if f.pidfile != "" {
+				os.Remove(f.pidfile)
+			}
+			return f.leaveReport(srv.Report(), log)
+		}
+	}
+}
+
+// alreadyTrue ends the process before it listens if a condition is true at
+// start, or if a signal comes while that is found out.
+func (f serveFlags) alreadyTrue(conditions *exitwhen.Set, signals <-chan os.Signal, log *zap.Logger) (bool, error) {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	type result struct {
+		event exitwhen.Event
+		yes   bool
+	}
+	checked := make(chan result, 1)
+	go func() {
+		e, yes, _ := conditions.Check(ctx) // the error is ctx's
+		checked <- result{e, yes}
+	}()
+	var condition string
+	select {
+	case r := <-checked:
+		if !r.yes {
+			return false, nil
+		}
+		condition = r.event.Condition
+	case s := <-signals:
+		cancel()
+		<-checked
+		condition = signalCondition(s)
+	}
+	log.Info("not serving: it is over already", zap.String("condition", condition))
+	now := time.Now().UTC()
+	return true, f.leaveReport(report.Report{Condition: condition, StartedAt: now, FinishedAt: now}, log)
+}
+
+// repeatReport ends the process if its predecessor has left a final report: a
+// container that is restarted after an exit code that isn't 0 must not serve
+// again what has ended.
+func (f serveFlags) repeatReport(log *zap.Logger) (bool, error) {
+	if f.once == "" {
+		return false, nil
+	}
+	b, err := os.ReadFile(f.once)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("--once: %w", err)
+	}
+	r, err := report.Parse(b)
+	if err != nil {
+		return false, fmt.Errorf("--once: %s is %w: remove it to serve again", f.once, err)
+	}
+	log.Info("not serving: it has ended already", zap.Any("report", r))
+	if f.report != "" {
+		if err := r.WriteFile(f.report); err != nil {
+			return false, fmt.Errorf("--report: %w", err)
+		}
+	}
+	return true, nil
+}
+
+// leaveReport writes the final report and turns it into the exit code. The copy
+// that outlives a restart comes first: whoever reads the other one may act on
+// it at once.
+func (f serveFlags) leaveReport(r report.Report, log *zap.Logger) error {
+	for _, path := range []string{f.once, f.report} {
+		if path == "" {
+			continue
+		}
+		if err := r.WriteFile(path); err != nil {
+			log.Error("the final report could not be written", zap.String("file", path), zap.Error(err))
+		}
+	}
+	if r.ExitCode == report.ExitClean {
+		return nil
+	}
+	return exitCode(r.ExitCode)
+}

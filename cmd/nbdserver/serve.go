@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"github.com/nbdexport/nbdexport/nbdserver"
+	"github.com/nbdexport/nbdexport/nbdserver/exitwhen"
+)
+
+// serveFlags are the flags of "nbdserver serve" as they were written.
+type serveFlags struct {
+	listen       []string
+	http         string
+	control      string
+	exitWhen     map[string]*[]string // by flag
+	poll         int
+	grace        durationOrInfinite
+	timeout      durationOrInfinite
+	policy       string
+	report, once string
+	pidfile      string
+	printURI     bool
+	logFormat    string
+	logLevel     string
+}
+
+// exitConditions are the flags that take a condition's argument.
+var exitConditions = []struct {
+	flag, argument, usage string
+	make                  func(string, exitwhen.Options) (exitwhen.Condition, error)
+}{
+	{"exit-when-file-created", "PATH", "drain and exit when the file exists", exitwhen.FileCreated},
+	{"exit-when-file-deleted", "PATH", "drain and exit when the file doesn't exist", exitwhen.FileDeleted},
+	{"exit-when-pipe-closed", "FD|PATH", "drain and exit when the writers of the inherited pipe, or of the FIFO, have closed it", exitwhen.PipeClosed},
+	{"exit-when-process-exits", "PID", "drain and exit when the process has exited", exitwhen.ProcessExits},
+	{"exit-when-script", "CMD", `drain and exit when CMD exits with code 88; run by /bin/sh, or without a shell if it is {"command":["/x","-y"],"timeoutSeconds":30}`, exitwhen.Script},
+}
+
+func serveCommand() *cobra.Command {
+	f := serveFlags{
+		exitWhen: map[string]*[]string{},
+		grace:    durationOrInfinite(nbdserver.Infinite),
+		timeout:  durationOrInfinite(nbdserver.Infinite),
+	}
+	cmd := &cobra.Command{
+		Use:   "serve [flags] VOLUME...",
+		Short: "Serve volumes until an exit condition becomes true",
+		Long: `Serve volumes over NBD until an exit condition becomes true or SIGTERM comes;
+then drain and exit. A second SIGTERM closes everything at once.
+
+VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write]
+  SOURCE  the path of a file or block device, or memory:SIZE
+  NAME    what clients ask for; default: the base name of the file. The first
+          volume is also the default export ""
+  root    the directory that SOURCE is relative to, and never leads out of
+  access  default: read-only; for memory read-write
+
+Exit codes: 0 drained, nothing cut short; 1 usage or start-up error; 3 clients
+were cut off; 4 a volume could not be flushed and closed. A condition that is
+true at start: exit 0 before listening.`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(_ *cobra.Command, args []string) error {
+			return serve(f, args)
+		},
+	}
+	f.register(cmd.Flags())
+	return cmd
+}
+
+func (f *serveFlags) register(fs *pflag.FlagSet) {
+	fs.SortFlags = false
+	fs.StringArrayVar(&f.listen, "listen", []string{"tcp://127.0.0.1:10809"}, "where clients connect, tcp://HOST:PORT or unix:///PATH; repeatable; port 0 picks one")
+	fs.StringVar(&f.http, "http", "", "HOST:PORT for metrics, probes and status, all read-only (default off)")
+	fs.StringVar(&f.control, "control", "", "unix:///PATH of a socket for what changes something: POST /drain (default off)")
+	for _, c := range exitConditions {
+		f.exitWhen[c.flag] = fs.StringArray(c.flag, nil, c.usage+"; repeatable")
+	}
+	fs.IntVar(&f.poll, "exit-when-poll", int(exitwhen.DefaultPoll/time.Second), "seconds between two looks at what can't notify: scripts, files on network file systems")
+	fs.Var(&f.grace, "drain-grace", "how long a drain serves connected clients as ever")
+	fs.Var(&f.timeout, "drain-timeout", "when a drain cuts off the clients that are left")
+	fs.StringVar(&f.policy, "drain-policy", "refuse", "between the two: refuse requests (ESHUTDOWN), or disconnect clients that have none in flight")
+	fs.StringVar(&f.report, "report", "", "file for the final report as JSON")
+	fs.StringVar(&f.once, "once", "", "file for a second copy of the report; if it exists at start, it is repeated in --report and nothing is served")
+	fs.StringVar(&f.pidfile, "pidfile", "", "file for the process id, written when the server listens")
+	fs.BoolVar(&f.printURI, "print-uri", false, "print the URI of each volume on standard output when the server listens")
+	fs.StringVar(&f.logFormat, "log-format", "console", "json or console")
+	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+// serve checks everything that was asked for, then runs the server to its end.
+// Errors name the flag or the volume that they are about.
+func serve(f serveFlags, args []string) error {
+	log, err := newLogger(f.logFormat, f.logLevel)
+	if err != nil {
+		return err
+	}
+	defer log.Sync() //nolint:errcheck // standard error can't always be synced
+	volumes, err := parseVolumes(args)
+	if err != nil {
+		return err
+	}
+	policy, err := f.drainPolicy()
+	if err != nil {
+		return err
+	}
+	if done, err := f.repeatReport(log); done || err != nil {
+		return err
+	}
+	conditions, err := f.conditions(log)
+	if err != nil {
+		return err
+	}
+	defer conditions.Close()
+	signals := notifySignals()
+	if done, err := f.alreadyTrue(conditions, signals, log); done || err != nil {
+		return err
+	}
+	listeners, err := f.openListeners()
+	if err != nil {
+		return err
+	}
+	defer listeners.close()
+	exports, err := openVolumes(volumes)
+	if err != nil {
+		return err
+	}
+	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, Log: log}
+	if err := f.announce(listeners, exports); err != nil {
+		return err
+	}
+	return f.run(srv, listeners, conditions, signals, log)
+}
+
+func (f serveFlags) drainPolicy() (*nbdserver.DrainPolicy, error) {
+	p := &nbdserver.DrainPolicy{Grace: time.Duration(f.grace), Timeout: time.Duration(f.timeout)}
+	switch f.policy {
+	case "refuse":
+		p.Policy = nbdserver.Refuse
+	case "disconnect":
+		p.Policy = nbdserver.Disconnect
+	default:
+		return nil, fmt.Errorf("--drain-policy: %q is neither refuse nor disconnect", f.policy)
+	}
+	return p, nil
+}
+
+// conditions builds the exit conditions; on an error none stays open.
+func (f serveFlags) conditions(log *zap.Logger) (*exitwhen.Set, error) {
+	if f.poll <= 0 {
+		return nil, fmt.Errorf("--exit-when-poll: %d is no number of seconds: write 1 or more", f.poll)
+	}
+	o := exitwhen.Options{Poll: time.Duration(f.poll) * time.Second, Log: log}
+	var all []exitwhen.Condition
+	for _, c := range exitConditions {
+		for _, arg := range *f.exitWhen[c.flag] {
+			condition, err := c.make(arg, o)
+			if err != nil {
+				exitwhen.NewSet(log, all...).Close()
+				return nil, fmt.Errorf("--%s %s: %w", c.flag, arg, err)
+			}
+			all = append(all, condition)
+		}
+	}
+	return exitwhen.NewSet(log, all...), nil
+}
+
+// newLogger makes the logger that writes to standard error.
+func newLogger(format, level string) (*zap.Logger, error) {
+	var l zapcore.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil || l > zapcore.ErrorLevel {
+		return nil, fmt.Errorf("--log-level: %q is none of debug, info, warn, error", level)
+	}
+	c := zap.NewProductionConfig()
+	switch format {
+	case "json":
+	case "console":
+		c = zap.NewDevelopmentConfig()
+		c.Development = false
+	default:
+		return nil, fmt.Errorf("--log-format: %q is neither json nor console", format)
+	}
+	c.Level = zap.NewAtomicLevelAt(l)
+	c.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	c.DisableStacktrace = true
+	c.DisableCaller = true
+	c.Sampling = nil
+	return c.Build()
+}
+
+// watch delivers the first condition that happens, if one does before ctx ends.
+// The channel is closed when nothing is watched any more.
+func watch(ctx context.Context, conditions *exitwhen.Set) <-chan exitwhen.Event {
+	fired := make(chan exitwhen.Event, 1)
+	go func() {
+		defer close(fired)
+		if e, err := conditions.Watch(ctx); err == nil {
+			fired <- e
+		}
+	}()
+	return fired
+}

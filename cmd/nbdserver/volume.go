@@ -1,0 +1,168 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/nbdexport/nbdexport/nbdserver"
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
+	"github.com/nbdexport/nbdexport/nbdserver/backend/file"
+	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
+	"github.com/nbdexport/nbdexport/nbdserver/wire"
+)
+
+// volume is a VOLUME argument: [NAME=]SOURCE[,root=DIR][,access=ACCESS].
+type volume struct {
+	name     string
+	path     string // of a file or block device, unless memory
+	root     string // path is relative to it and doesn't lead out of it
+	memory   bool
+	size     uint64 // of the memory, in bytes
+	readOnly bool
+}
+
+// parseVolume reads a VOLUME argument. What stands before the first "=" is the
+// name if it has no "/" in it, so that a path may hold any character; the
+// options are taken off its end.
+func parseVolume(arg string) (volume, error) {
+	var v volume
+	rest := arg
+	options := map[string]string{}
+	for {
+		i := strings.LastIndexByte(rest, ',')
+		if i < 0 {
+			break
+		}
+		key, value, ok := strings.Cut(rest[i+1:], "=")
+		if !ok || key != "access" && key != "root" {
+			break
+		}
+		if _, dup := options[key]; dup {
+			return v, fmt.Errorf("volume %q: %s is given twice", arg, key)
+		}
+		options[key] = value
+		rest = rest[:i]
+	}
+	source := rest
+	if name, s, ok := strings.Cut(rest, "="); ok && !strings.Contains(name, "/") {
+		v.name, source = name, s
+		if name == "" {
+			return v, fmt.Errorf("volume %q: the name before the = is empty", arg)
+		}
+	}
+	size, isMemory := strings.CutPrefix(source, "memory:")
+	switch {
+	case source == "":
+		return v, fmt.Errorf("volume %q: the source is missing: write a path, or memory:SIZE", arg)
+	case isMemory:
+		if err := v.setMemory(size); err != nil {
+			return v, fmt.Errorf("volume %q: %w", arg, err)
+		}
+	default:
+		v.path, v.readOnly = source, true
+	}
+	if v.name == "" {
+		if v.name = filepath.Base(v.path); v.memory {
+			v.name = "memory"
+		}
+	}
+	if len(v.name) > wire.MaxString || !utf8.ValidString(v.name) {
+		return v, fmt.Errorf("volume %q: a name is at most %d bytes of UTF-8", arg, wire.MaxString)
+	}
+	return v, v.setOptions(arg, options)
+}
+
+func (v *volume) setMemory(size string) error {
+	n, err := parseSize(size)
+	if err != nil {
+		return err
+	}
+	v.memory, v.size = true, n
+	return nil
+}
+
+// parseSize reads a number of bytes, or of the units K, M, G, T, P: powers of
+// 1024, as in nbdkit, qemu-img and truncate. Ki, Mi and so on are the same.
+func parseSize(s string) (uint64, error) {
+	digits := strings.TrimSuffix(s, "i")
+	shift := 0
+	if n := len(digits); n > 0 {
+		if unit := strings.IndexByte("KMGTP", digits[n-1]); unit >= 0 {
+			shift = 10 * (unit + 1)
+			digits = digits[:n-1]
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || n == 0 || n > math.MaxInt64>>shift || shift == 0 && digits != s {
+		return 0, fmt.Errorf("%q is no size: write a number of bytes from 1 on, or one with K, M, G, T or P", s)
+	}
+	return n << shift, nil
+}
+
+func (v *volume) setOptions(arg string, options map[string]string) error {
+	if root, ok := options["root"]; ok {
+		if v.memory || root == "" {
+			return fmt.Errorf("volume %q: root goes with a file, and names its directory", arg)
+		}
+		v.root = root
+	}
+	switch access, ok := options["access"]; {
+	case !ok:
+	case access == "read-only":
+		v.readOnly = true
+	case access == "read-write":
+		v.readOnly = false
+	default:
+		return fmt.Errorf("volume %q: access is read-only or read-write, not %q", arg, access)
+	}
+	return nil
+}
+
+// parseVolumes reads all VOLUME arguments; their names must differ.
+func parseVolumes(args []string) ([]volume, error) {
+	if len(args) == 0 {
+		return nil, errors.New("no volume is given: name a file, a block device or memory:SIZE")
+	}
+	var all []volume
+	seen := map[string]string{}
+	for _, arg := range args {
+		v, err := parseVolume(arg)
+		if err != nil {
+			return nil, err
+		}
+		if other, dup := seen[v.name]; dup {
+			return nil, fmt.Errorf("volume %q has the same name %q as volume %q: give one another name, NAME=SOURCE", arg, v.name, other)
+		}
+		seen[v.name] = arg
+		all = append(all, v)
+	}
+	return all, nil
+}
+
+// openVolumes opens the backends of all volumes, or none.
+func openVolumes(volumes []volume) ([]*nbdserver.Export, error) {
+	var exports []*nbdserver.Export
+	for _, v := range volumes {
+		b, err := v.open()
+		if err != nil {
+			for _, e := range exports {
+				e.Backend.Close()
+			}
+			return nil, fmt.Errorf("volume %q: %w", v.name, err)
+		}
+		exports = append(exports, &nbdserver.Export{Name: v.name, ReadOnly: v.readOnly, Backend: b})
+	}
+	return exports, nil
+}
+
+func (v volume) open() (backend.Backend, error) {
+	if v.memory {
+		return memory.New(v.size)
+	}
+	return file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly})
+}
