@@ -1,0 +1,104 @@
+#!/bin/bash
+# Starts a cluster of NBDEXPORT_NODES nodes and prints the path of its
+# kubeconfig, and nothing else, on stdout. Is it up already, only that.
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname "$0")/lib.sh"
+need_root
+lock
+if alive kube-apiserver && [ -f "$RUN/up" ]; then
+  [ "$(wc -w <"$RUN/nodes")" = "$NBDEXPORT_NODES" ] ||
+    say "is up with $(wc -w <"$RUN/nodes") node(s), not NBDEXPORT_NODES=$NBDEXPORT_NODES: for that, run hack/cluster/down.sh first"
+  echo "$RUN/admin.kubeconfig"
+  exit 0
+fi
+
+for b in etcd kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl pki provisioner; do
+  [ -x "$BIN/$b" ] || die "$BIN/$b is missing: run hack/cluster/build.sh"
+done
+for i in pause coredns; do
+  [ -f "$IMAGES/$i.tar" ] || die "$IMAGES/$i.tar is missing: run hack/cluster/build.sh"
+done
+for b in containerd runc ip nft iptables conntrack losetup nsenter unshare pgrep flock; do
+  command -v "$b" >/dev/null || die "$b is missing: run hack/deps.sh cluster"
+done
+[[ $NBDEXPORT_NODES =~ ^[1-9]$ ]] || die "NBDEXPORT_NODES=$NBDEXPORT_NODES: 1 to 9 nodes"
+
+"$CLUSTER_DIR/down.sh" # what a failed start may have left
+owner=$(cat "/sys/class/net/$BRIDGE/ifalias" 2>/dev/null) || owner=
+[ ! -e "/sys/class/net/$BRIDGE" ] ||
+  die "bridge $BRIDGE belongs to the cluster in ${owner:-an unknown folder}; stop that with NBDEXPORT_RUN=${owner:-...} hack/cluster/down.sh"
+mkdir -p "$RUN/pids" "$RUN/log"
+failed() { [ $? = 0 ] || say "did not come up. Logs are in $RUN/log; clean up with hack/cluster/down.sh"; }
+trap failed EXIT
+
+# The kubelet sets these, and they are the machine's: down.sh restores them.
+for s in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+  [ ! -f /proc/sys/$s ] || echo "$s $(cat /proc/sys/$s)"
+done >"$RUN/sysctl.before"
+
+[ -e /proc/sys/net/bridge ] || modprobe br_netfilter || die "the kernel has no br_netfilter: Services would not work"
+ip link add "$BRIDGE" type bridge
+ip link set "$BRIDGE" alias "$RUN"
+ip addr add "$HOST_IP/24" dev "$BRIDGE"
+ip link set "$BRIDGE" up
+
+numbers=$(seq -s ' ' "$NBDEXPORT_NODES")
+echo "$numbers" >"$RUN/nodes"
+addresses=
+for i in $numbers; do addresses+=${addresses:+,}n$i=$(node_ip "$i"); done
+P=$RUN/pki
+"$BIN/pki" -dir "$P" -server "$API" -nodes "$addresses" \
+  -sans "$HOST_IP,127.0.0.1,$KUBERNETES_IP,localhost,kubernetes,kubernetes.default,kubernetes.default.svc,kubernetes.default.svc.cluster.local"
+cp "$P/admin.kubeconfig" "$RUN/admin.kubeconfig"
+
+# Without fsync: nobody needs this data after the machine's crash.
+start etcd "$BIN/etcd" --data-dir "$RUN/etcd" --unsafe-no-fsync --log-level warn \
+  --listen-client-urls http://127.0.0.1:12379 --advertise-client-urls http://127.0.0.1:12379 \
+  --listen-peer-urls http://127.0.0.1:12380 --initial-advertise-peer-urls http://127.0.0.1:12380 \
+  --initial-cluster default=http://127.0.0.1:12380
+# enable-aggregator-routing: to reach webhooks the API server goes to the pods
+# themselves and needs no kube-proxy on this machine.
+start kube-apiserver "$BIN/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 \
+  --bind-address="$HOST_IP" --advertise-address="$HOST_IP" --secure-port=6443 \
+  --service-cluster-ip-range="$SERVICES" --enable-aggregator-routing=true --allow-privileged=true \
+  --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
+  --client-ca-file="$P/ca.crt" --tls-cert-file="$P/apiserver.crt" --tls-private-key-file="$P/apiserver.key" \
+  --kubelet-certificate-authority="$P/ca.crt" --kubelet-preferred-address-types=InternalIP \
+  --kubelet-client-certificate="$P/apiserver-kubelet-client.crt" --kubelet-client-key="$P/apiserver-kubelet-client.key" \
+  --service-account-issuer=https://kubernetes.default.svc.cluster.local \
+  --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" \
+  --requestheader-client-ca-file="$P/front-proxy-ca.crt" --requestheader-allowed-names=front-proxy-client \
+  --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group \
+  --requestheader-username-headers=X-Remote-User \
+  --proxy-client-cert-file="$P/front-proxy-client.crt" --proxy-client-key-file="$P/front-proxy-client.key"
+api_ready() { alive kube-apiserver && kc get --raw /readyz; }
+wait_for 60 "API server (see $RUN/log/kube-apiserver.log)" api_ready
+step "API server"
+
+# NBDEXPORT_KCM_ARGS: e.g. --node-monitor-grace-period=20s to lose nodes faster.
+# shellcheck disable=SC2086 # arguments, to be split
+start kube-controller-manager "$BIN/kube-controller-manager" --kubeconfig="$P/controller-manager.kubeconfig" \
+  --leader-elect=false --bind-address=127.0.0.1 --use-service-account-credentials=true \
+  --root-ca-file="$P/ca.crt" --service-account-private-key-file="$P/sa.key" \
+  --cluster-signing-cert-file="$P/ca.crt" --cluster-signing-key-file="$P/ca.key" \
+  --requestheader-client-ca-file="$P/front-proxy-ca.crt" ${NBDEXPORT_KCM_ARGS:-}
+start kube-scheduler "$BIN/kube-scheduler" --kubeconfig="$P/scheduler.kubeconfig" --leader-elect=false --bind-address=127.0.0.1
+
+jobs=()
+for i in $numbers; do
+  "$CLUSTER_DIR/node-up.sh" "$i" &
+  jobs+=($!)
+done
+for j in "${jobs[@]}"; do wait "$j" || die "a node did not start; see above"; done
+# The machine's way to Services: node 1's kube-proxy translates.
+ip route replace "$SERVICES" via "$(node_ip 1)"
+
+sed "s/@DNS_IP@/$DNS_IP/" "$CLUSTER_DIR/coredns.yaml" | kc apply -f - >/dev/null
+kc apply -f "$CLUSTER_DIR/storageclass.yaml" >/dev/null
+start provisioner "$BIN/provisioner" -kubeconfig "$RUN/admin.kubeconfig" -run "$RUN"
+kc wait --for=condition=Ready nodes --all --timeout=60s >/dev/null
+step "nodes ready"
+kc -n kube-system rollout status deploy/coredns --timeout=90s >/dev/null
+touch "$RUN/up"
+step "up with $NBDEXPORT_NODES node(s); images: $(cd "$IMAGES" && echo *.tar)"
+echo "$RUN/admin.kubeconfig"
