@@ -179,7 +179,6 @@ func TestReadOnlyDevice(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "read-only") {
 		t.Errorf("got %v", err)
 	}
-	t.Log(err)
 }
 
 // TestDeviceLinks opens a device through a link, as those of /dev/disk/by-id,
