@@ -30,10 +30,13 @@ func TestWritesBesideTheFileAreNotReported(t *testing.T) {
 	}
 	ok(t, disk.Chmod(0o600))
 	ok(t, disk.Sync())
-	queued, err := unix.IoctlGetInt(w.fd, unix.TIOCINQ)
-	ok(t, err)
-	if queued != 0 {
-		t.Errorf("%d bytes of events are queued, want none", queued)
+	// The directories above are everybody's: events of theirs may be queued.
+	n, err := unix.Read(w.fd, w.buf)
+	if err != nil && err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+	if n > 0 && bytes.Contains(w.buf[:n], []byte("disk.img")) {
+		t.Errorf("there are events of the disk: %q", w.buf[:n])
 	}
 }
 
@@ -72,17 +75,11 @@ func TestInterpret(t *testing.T) {
 // longer on the way.
 func TestArmLeavesNoWatchesBehind(t *testing.T) {
 	dir := t.TempDir()
-	ok(t, os.Mkdir(dir+"/a", 0o755))
 	w := armedWatch(t, dir+"/a/stop")
-	for range 10 {
-		ok(t, os.Mkdir(dir+"/b", 0o755))
-		ok(t, os.Symlink("b", dir+"/tmp"))
-		ok(t, os.Rename(dir+"/a", dir+"/old"))
+	for i := range 10 {
+		ok(t, os.Mkdir(dir+"/"+itoa(i), 0o755))
+		ok(t, os.Symlink(itoa(i), dir+"/tmp"))
 		ok(t, os.Rename(dir+"/tmp", dir+"/a"))
-		ok(t, w.arm())
-		ok(t, os.Remove(dir+"/a"))
-		ok(t, os.Rename(dir+"/old", dir+"/a"))
-		ok(t, os.Remove(dir+"/b"))
 		ok(t, w.arm())
 	}
 	info, err := os.ReadFile("/proc/self/fdinfo/" + itoa(w.fd))

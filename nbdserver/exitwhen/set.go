@@ -64,8 +64,9 @@ func (s *Set) Check(ctx context.Context) (Event, bool, error) {
 // Watch waits for the first condition to happen and returns its event, or ctx's
 // error if ctx ends first. It watches all conditions at once, and returns only
 // after every one of them has stopped watching: a script that is running is
-// killed. A condition that can't be watched any longer is logged, and the
-// others are watched on.
+// killed; a file on a network file system that doesn't answer is waited for. A
+// condition that can't be watched any longer is logged, and the others are
+// watched on.
 func (s *Set) Watch(ctx context.Context) (Event, error) {
 	if e, ok := s.latched(); ok {
 		return e, nil

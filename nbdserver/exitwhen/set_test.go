@@ -20,6 +20,7 @@ type timed struct {
 	already  bool
 	err      error         // what Watch and Check return instead
 	lingers  time.Duration // how long Watch takes to return when canceled
+	late     bool          // it happens just then
 	checked  int
 	watching bool
 	closed   int
@@ -41,6 +42,9 @@ func (c *timed) Watch(ctx context.Context) error {
 	if c.after < 0 {
 		<-ctx.Done()
 		time.Sleep(c.lingers)
+		if c.late {
+			return nil
+		}
 		return ctx.Err()
 	}
 	return sleep(ctx, c.after)
@@ -96,6 +100,7 @@ func TestSetWatch(t *testing.T) {
 		{"first of several", []*timed{{name: "a", after: time.Hour}, {name: "b", after: time.Minute}, {name: "c", after: 2 * time.Minute}}, "b", time.Minute},
 		{"never", []*timed{{name: "a", after: -1}}, "", 0},
 		{"the others are waited for", []*timed{{name: "a", after: time.Minute}, {name: "b", after: -1, lingers: time.Second}}, "a", time.Minute},
+		{"the first one counts", []*timed{{name: "a", after: time.Minute}, {name: "b", after: -1, lingers: time.Second, late: true}}, "a", time.Minute},
 		{"a broken one is no event", []*timed{{name: "a", err: errors.New("broken")}, {name: "b", after: time.Minute}}, "b", time.Minute},
 		{"nothing but a broken one", []*timed{{name: "a", err: errors.New("broken")}}, "", 0},
 	} {
