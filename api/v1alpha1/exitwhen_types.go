@@ -1,0 +1,88 @@
+package v1alpha1
+
+// RunDir is the directory that every container of an export's pod shares: the
+// place for the files and FIFOs of exit conditions.
+const RunDir = "/run/nbdexport"
+
+// ExitCondition is something that ends the export when it happens. It counts
+// once: what happened isn't taken back.
+//
+// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script
+type ExitCondition struct {
+	// Name is how status tells which condition ended the export: 1 to 63
+	// characters, lower-case letters, digits and dashes, with a letter or digit
+	// at both ends.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
+	Name string `json:"name,omitempty"`
+
+	// PodDeleted is met when a pod is being deleted, is gone, or has finished. A
+	// pod that isn't there when the export is created counts as gone.
+	// +optional
+	PodDeleted *PodDeleted `json:"podDeleted,omitempty"`
+
+	// FileCreated is met when the file exists.
+	// +optional
+	FileCreated *FileCondition `json:"fileCreated,omitempty"`
+
+	// FileDeleted is met when the file doesn't exist. A file that isn't there
+	// when the server starts counts as deleted.
+	// +optional
+	FileDeleted *FileCondition `json:"fileDeleted,omitempty"`
+
+	// PipeClosed is met when the last writer of a FIFO has closed it.
+	// +optional
+	PipeClosed *FileCondition `json:"pipeClosed,omitempty"`
+
+	// Script is met when a command exits with 88.
+	// +optional
+	Script *Script `json:"script,omitempty"`
+}
+
+// PodDeleted names a pod.
+type PodDeleted struct {
+	// Name of a pod in the namespace of the export: 1 to 253 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+}
+
+// FileCondition names a file or FIFO.
+type FileCondition struct {
+	// Path of the file or FIFO beneath /run/nbdexport, the directory that every
+	// container of the pod shares.
+	// +required
+	Path SentinelPath `json:"path,omitempty"`
+}
+
+// SentinelPath is a path beneath RunDir: at most 1024 characters.
+//
+// +kubebuilder:validation:MaxLength=1024
+// +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && self.size() > 15 && !self.split('/').exists(p, p == '..')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share"
+// +kubebuilder:validation:XValidation:rule="!(self in ['/run/nbdexport/control.sock', '/run/nbdexport/report.json'])",message="control.sock and report.json in /run/nbdexport are the server's own"
+type SentinelPath string
+
+// Script is a command that is asked whether the export has to end. It runs in
+// the server's container, when the server starts and every pollSeconds, never
+// twice at once. Exit code 88 is yes; every other one is no.
+type Script struct {
+	// Command is the program and its arguments, without a shell: 1 to 32, of at
+	// most 4096 characters each.
+	// +required
+	// +listType=atomic
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	// +kubebuilder:validation:items:MaxLength=4096
+	Command []string `json:"command,omitempty"`
+
+	// TimeoutSeconds bounds one run, after which it is killed and counts as no:
+	// 1 to 3600 seconds.
+	// +optional
+	// +kubebuilder:default=30
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=3600
+	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+}

@@ -1,0 +1,15 @@
+package v1alpha1
+
+const (
+	// FinalizerDrain holds an NBDExport that is being deleted until its pod has
+	// drained and ended.
+	FinalizerDrain = "nbdexport.io/drain"
+	// FinalizerReport holds an export's pod until its final report was read.
+	FinalizerReport = "nbdexport.io/report"
+	// LabelExport is the label on pods and Services that says which export they
+	// belong to. Its value is the export's name, cut and hashed if it is longer
+	// than 63 characters.
+	LabelExport = "nbdexport.io/export"
+	// FieldOwner is the operator's name in the managed fields of what it applies.
+	FieldOwner = "nbdexport"
+)

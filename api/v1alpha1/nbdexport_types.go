@@ -1,0 +1,229 @@
+package v1alpha1
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
+// NBDExport offers volumes of its namespace to NBD clients until one of its
+// exit conditions is met. It is served by one pod, which then drains and ends.
+//
+// Whoever may create an NBDExport gets a pod made with the containers and
+// volumes of its template: grant it to those who may create pods.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:path=nbdexports,shortName=nbde,categories=storage,scope=Namespaced
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="Whether clients can connect now"
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="Why it is ready or isn't"
+// +kubebuilder:printcolumn:name="URI",type=string,JSONPath=`.status.uri`,description="Where the first volume is offered"
+// +kubebuilder:printcolumn:name="Exit",type=string,JSONPath=`.status.exit.condition`,description="The condition that ended the export"
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Clean",type=boolean,JSONPath=`.status.exit.clean`,priority=1,description="Whether nothing was cut short at the end"
+// +kubebuilder:printcolumn:name="Exit reason",type=string,JSONPath=`.status.exit.reason`,priority=1,description="What kind of condition ended the export"
+// +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.status.podName`,priority=1,description="The pod that serves the export"
+type NBDExport struct {
+	metav1.TypeMeta `json:",inline"`
+	// Metadata of the object. The name, which may have 253 characters, is cut
+	// and hashed where it has to be shorter; status has the names in use.
+	// +optional
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// Spec is what is offered, how, and until when. It can't be changed.
+	// +required
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec is immutable: delete the export and create it anew"
+	Spec NBDExportSpec `json:"spec,omitzero"`
+
+	// Status is what the operator has seen and done.
+	// +optional
+	Status NBDExportStatus `json:"status,omitzero"`
+}
+
+// NBDExportList is a list of NBDExports.
+//
+// +kubebuilder:object:root=true
+type NBDExportList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	// Items are the exports.
+	Items []NBDExport `json:"items"`
+}
+
+// NBDExportSpec says what is offered, how, and until when.
+type NBDExportSpec struct {
+	// Volumes are what is offered: 1 to 32. The first is also what a client
+	// gets that names no export.
+	// +required
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=32
+	Volumes []Volume `json:"volumes,omitempty"`
+
+	// ExitWhen are the conditions that end the export, at most 16; the first
+	// one to be met does. A condition that is met already when the export is
+	// created ends it before anything is served. Without any, only the deletion
+	// of the NBDExport ends it.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	ExitWhen []ExitCondition `json:"exitWhen,omitempty"`
+
+	// PollSeconds is how often scripts are run, and how often what can't be
+	// watched is looked at: 1 to 3600 seconds.
+	// +optional
+	// +kubebuilder:default=60
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=3600
+	PollSeconds int32 `json:"pollSeconds,omitempty"`
+
+	// Drain says how the clients are treated once the export has to end.
+	// +optional
+	// +kubebuilder:default={}
+	Drain Drain `json:"drain,omitzero"`
+
+	// TLS says how connections are protected. It has to be written out, so that
+	// nobody exports in the clear by accident.
+	// +required
+	TLS TLS `json:"tls,omitzero"`
+
+	// Service is how the export is reached in the cluster.
+	// +optional
+	// +kubebuilder:default={}
+	Service Service `json:"service,omitzero"`
+
+	// Template says what the export's pod has beside the server, where it runs
+	// and what it may use.
+	// +optional
+	Template PodTemplate `json:"template,omitzero"`
+}
+
+// TLSMode says how connections are protected.
+//
+// +kubebuilder:validation:Enum=Disabled
+type TLSMode string
+
+// TLSDisabled is no protection: what clients read and write passes the network
+// in the clear, and every client that reaches the Service is served.
+const TLSDisabled TLSMode = "Disabled"
+
+// TLS says how connections are protected.
+type TLS struct {
+	// Mode is Disabled: connections aren't protected. There is no other mode yet.
+	// +required
+	Mode TLSMode `json:"mode,omitempty"`
+}
+
+// DefaultPort is the port of NBD as IANA registered it.
+const DefaultPort = 10809
+
+// Service is how the export is reached in the cluster.
+type Service struct {
+	// Port is the TCP port of the Service: 1 to 65535.
+	// +optional
+	// +kubebuilder:default=10809
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port,omitempty"`
+}
+
+// DrainPolicy is what becomes of clients that are still connected when the
+// drain's grace is over.
+//
+// +kubebuilder:validation:Enum=Refuse;Disconnect
+type DrainPolicy string
+
+const (
+	// DrainRefuse answers later requests with ESHUTDOWN and leaves it to the
+	// clients to go.
+	DrainRefuse DrainPolicy = "Refuse"
+	// DrainDisconnect closes the connection once what was under way is
+	// answered. The Linux kernel's client and qemu take that better: they turn
+	// ESHUTDOWN into an I/O error, but reconnect after a close.
+	DrainDisconnect DrainPolicy = "Disconnect"
+)
+
+// Drain says how the clients are treated once the export has to end: newcomers
+// are refused, those connected are served until the grace is over, then only
+// what they have under way is finished, and at the timeout the rest is cut off.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.graceSeconds) || self.graceSeconds <= self.timeoutSeconds",message="graceSeconds must not be longer than timeoutSeconds",fieldPath=".graceSeconds"
+type Drain struct {
+	// TimeoutSeconds bounds the time from the exit condition to the end: 1 to
+	// 86400 seconds.
+	// +optional
+	// +kubebuilder:default=600
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=86400
+	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+
+	// GraceSeconds is how long clients that are connected may go on: 0 to
+	// timeoutSeconds. Without it they have nine tenths of timeoutSeconds.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
+
+	// Policy is what happens to the requests of clients that are still connected
+	// when the grace is over: Refuse answers them with an error, Disconnect closes
+	// the connection.
+	// +optional
+	// +kubebuilder:default=Refuse
+	Policy DrainPolicy `json:"policy,omitempty"`
+}
+
+// Grace is GraceSeconds, or what holds in its place when it isn't set, in
+// seconds.
+func (d Drain) Grace() int32 {
+	if d.GraceSeconds != nil {
+		return *d.GraceSeconds
+	}
+	return d.TimeoutSeconds * 9 / 10
+}
+
+// PodTemplate says what the export's pod has beside the server, where it runs
+// and what it may use.
+type PodTemplate struct {
+	// Containers run in the export's pod beside the server, at most 8: they start
+	// before it and are stopped after it, as native sidecars do. The directory
+	// /run/nbdexport, where the paths of exitWhen lie, is mounted into each of
+	// them. Where a container sets no securityContext it gets the one that
+	// the Pod Security Standard "restricted" asks for. One that doesn't end on
+	// SIGTERM holds up the end of the pod, though not that of the export. The name
+	// nbdserver is taken.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=8
+	// +kubebuilder:validation:XValidation:rule="self.all(c, c.name != 'nbdserver')",message="the container name nbdserver is taken by the server"
+	Containers []corev1.Container `json:"containers,omitempty"`
+
+	// Volumes are for the containers above to mount, at most 16. Names that begin
+	// with "nbdexport-" are taken.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:rule="self.all(v, !v.name.startsWith('nbdexport-'))",message="volume names that begin with nbdexport- are taken by the operator"
+	Volumes []corev1.Volume `json:"volumes,omitempty"`
+
+	// NodeSelector are labels that the pod's node must have, at most 32.
+	// +optional
+	// +kubebuilder:validation:MaxProperties=32
+	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
+
+	// Tolerations are the taints of nodes that the pod puts up with, at most 32.
+	// Those of a pod that holds a ReadWriteOnce claim are added to them.
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=32
+	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
+
+	// Resources are what the server may use and is promised. Without it the server
+	// is promised little: 50m of CPU, and 64Mi of memory beside the size of the
+	// memory volumes.
+	// +optional
+	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
+}

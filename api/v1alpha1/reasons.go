@@ -1,0 +1,119 @@
+package v1alpha1
+
+// Types of the conditions in an export's status.
+const (
+	// ConditionReady is true while clients can connect.
+	ConditionReady = "Ready"
+	// ConditionProgressing is true while a change is under way that ends by
+	// itself: the pod starts, drains or is replaced.
+	ConditionProgressing = "Progressing"
+	// ConditionComplete is true when an exit condition was met and the server
+	// has ended. It never becomes false again.
+	ConditionComplete = "Complete"
+	// ConditionFailed is true when the export is complete, but its end wasn't
+	// clean.
+	ConditionFailed = "Failed"
+)
+
+// Reasons of the condition Ready. Those that can't be on the way to ready
+// without somebody's help are also the reason of Progressing=False.
+const (
+	// ReasonServing says that clients can connect.
+	ReasonServing = "Serving"
+	// ReasonStarting says that the pod was made and isn't ready yet.
+	ReasonStarting = "Starting"
+	// ReasonNotReady says that the server runs, but doesn't take new clients
+	// now: it has begun to drain, or doesn't answer its readiness probe.
+	ReasonNotReady = "NotReady"
+	// ReasonDraining says that the server was told to end and lets its clients
+	// finish.
+	ReasonDraining = "Draining"
+	// ReasonReplacing says that the pod ended without an exit condition, and that
+	// a new one follows.
+	ReasonReplacing = "Replacing"
+	// ReasonDeleting says that the NBDExport is being deleted.
+	ReasonDeleting = "Deleting"
+	// ReasonCompleted says that the export has ended.
+	ReasonCompleted = "Completed"
+
+	// ReasonNameTaken says that an object of another owner has the name that the
+	// pod or the Service would have.
+	ReasonNameTaken = "NameTaken"
+	// ReasonClaimNotFound says that a claim doesn't exist.
+	ReasonClaimNotFound = "ClaimNotFound"
+	// ReasonClaimDeleting says that a claim is being deleted.
+	ReasonClaimDeleting = "ClaimDeleting"
+	// ReasonClaimLost says that a claim has lost its volume.
+	ReasonClaimLost = "ClaimLost"
+	// ReasonClaimPending says that a claim isn't bound to a volume, and that the
+	// pod therefore can't be scheduled.
+	ReasonClaimPending = "ClaimPending"
+	// ReasonInvalidVolume says that a volume's description doesn't fit its claim.
+	ReasonInvalidVolume = "InvalidVolume"
+	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
+	// one pod may hold.
+	ReasonReadWriteOncePodClaimed = "ReadWriteOncePodClaimed"
+	// ReasonVolumeInUse says that a ReadWriteOnce claim is in use on a node where
+	// the export's pod can't run.
+	ReasonVolumeInUse = "VolumeInUse"
+	// ReasonUnschedulable says that no node takes the pod.
+	ReasonUnschedulable = "Unschedulable"
+	// ReasonPodRejected says that the API server refused the pod or the Service:
+	// a quota, an admission policy or something invalid in the template.
+	ReasonPodRejected = "PodRejected"
+	// ReasonImagePullFailed says that an image of the pod can't be had.
+	ReasonImagePullFailed = "ImagePullFailed"
+	// ReasonContainerFailed says that a container of the pod can't be created or
+	// started, or that an extra one keeps ending.
+	ReasonContainerFailed = "ContainerFailed"
+	// ReasonServerFailed says that the server started and ended with an error.
+	ReasonServerFailed = "ServerFailed"
+)
+
+// Reasons of the conditions Complete and Failed.
+const (
+	// ReasonNotEnded is the reason of Complete=False and Failed=False.
+	ReasonNotEnded = "NotEnded"
+	// ReasonDrained says that the end was clean.
+	ReasonDrained = "Drained"
+	// ReasonNeverStarted says that a condition was met before anything was
+	// served.
+	ReasonNeverStarted = "NeverStarted"
+	// ReasonClientsCutOff says that clients were still connected at the drain's
+	// timeout and were cut off.
+	ReasonClientsCutOff = "ClientsCutOff"
+	// ReasonFlushFailed says that what clients have written may not be on stable
+	// storage.
+	ReasonFlushFailed = "FlushFailed"
+	// ReasonServerKilled says that the server ended in its drain without a report
+	// and with an error.
+	ReasonServerKilled = "ServerKilled"
+	// ReasonReportLost says that the pod is gone and left no report: whether the
+	// end was clean isn't known.
+	ReasonReportLost = "ReportLost"
+)
+
+// Reasons in status.exit, one for each kind of exit condition.
+const (
+	// ExitPodDeleted is the reason of podDeleted.
+	ExitPodDeleted = "PodDeleted"
+	// ExitFileCreated is the reason of fileCreated.
+	ExitFileCreated = "FileCreated"
+	// ExitFileDeleted is the reason of fileDeleted.
+	ExitFileDeleted = "FileDeleted"
+	// ExitPipeClosed is the reason of pipeClosed.
+	ExitPipeClosed = "PipeClosed"
+	// ExitScript is the reason of script.
+	ExitScript = "Script"
+	// ExitDrainRequested says that a drain was asked for at the control socket.
+	ExitDrainRequested = "DrainRequested"
+	// ExitOther says that the server named a condition that this version of the
+	// operator doesn't know.
+	ExitOther = "Other"
+)
+
+// Reasons of Events that are no reasons of a condition.
+const (
+	// EventExitConditionMet says which condition ends the export.
+	EventExitConditionMet = "ExitConditionMet"
+)

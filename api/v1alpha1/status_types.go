@@ -1,0 +1,90 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// NBDExportStatus is what the operator has seen and done.
+type NBDExportStatus struct {
+	// ObservedGeneration is the generation of the spec that this status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// Conditions are Ready (clients can connect now), Progressing (a change is
+	// under way), Complete (an exit condition was met and the server has ended)
+	// and Failed (the end wasn't clean).
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	// +kubebuilder:validation:MaxItems=16
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+
+	// URI is where the first volume is offered, in the form that libnbd and qemu
+	// take.
+	// +optional
+	URI string `json:"uri,omitempty"`
+
+	// Volumes are the volumes with the URI of each.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=32
+	Volumes []VolumeStatus `json:"volumes,omitempty"`
+
+	// PodName is the pod that serves the export, or served it last.
+	// +optional
+	PodName string `json:"podName,omitempty"`
+
+	// ServiceName is the Service by which clients reach the pod.
+	// +optional
+	ServiceName string `json:"serviceName,omitempty"`
+
+	// Exit is why, when and how the export ended. It is there from the moment
+	// at which the operator knows that the export has to end.
+	// +optional
+	Exit *ExitStatus `json:"exit,omitempty"`
+}
+
+// VolumeStatus is where a volume is offered.
+type VolumeStatus struct {
+	// Name of the volume in the spec.
+	// +required
+	Name string `json:"name,omitempty"`
+	// URI is where it is offered.
+	// +required
+	URI string `json:"uri,omitempty"`
+}
+
+// ExitStatus is why, when and how an export ended.
+type ExitStatus struct {
+	// Condition is the name of the entry of exitWhen that was met. When the end
+	// was asked for in another way, it is the same as reason.
+	// +required
+	Condition string `json:"condition,omitempty"`
+
+	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
+	// PipeClosed, Script, or DrainRequested for one that was asked for at the
+	// server's control socket.
+	// +required
+	Reason string `json:"reason,omitempty"`
+
+	// StartedAt is when the condition was noticed and the drain began.
+	// +optional
+	StartedAt *metav1.Time `json:"startedAt,omitempty"`
+
+	// FinishedAt is when the server had ended.
+	// +optional
+	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
+
+	// Clean is true when no client was cut off and all that was written is on
+	// stable storage, false when that isn't so. It is absent until the server
+	// has ended, and stays absent when it left no report.
+	// +optional
+	Clean *bool `json:"clean,omitempty"`
+
+	// BytesRead is how many bytes the clients have read.
+	// +optional
+	BytesRead *int64 `json:"bytesRead,omitempty"`
+
+	// BytesWritten is how many bytes the clients have written.
+	// +optional
+	BytesWritten *int64 `json:"bytesWritten,omitempty"`
+}

@@ -1,0 +1,120 @@
+// Package config_test checks the manifests: that what is generated is up to date,
+// that kustomize can build them, and that they hang together.
+package config_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	appsv1 "k8s.io/api/apps/v1"
+	"sigs.k8s.io/yaml"
+)
+
+// root is the top of the repository.
+const root = ".."
+
+// TestGeneratedFilesAreFresh generates once more, to another place, and compares.
+func TestGeneratedFilesAreFresh(t *testing.T) {
+	dir := t.TempDir()
+	command(t, "bash", "hack/generate.sh", dir)
+	for _, file := range []string{
+		"api/v1alpha1/zz_generated.deepcopy.go",
+		"config/crd/nbdexport.io_nbdexports.yaml",
+		"config/rbac/role.yaml",
+	} {
+		want, err := os.ReadFile(filepath.Join(dir, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := os.ReadFile(filepath.Join(root, file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("%s isn't what the code says: run make generate", file)
+		}
+	}
+}
+
+// TestCRDFitsIntoAnAnnotation leaves room below the 262,144 bytes that "kubectl
+// apply" may write into an annotation.
+func TestCRDFitsIntoAnAnnotation(t *testing.T) {
+	text, err := os.ReadFile("crd/nbdexport.io_nbdexports.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	long, err := yaml.YAMLToJSON(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, long); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bytes", compact.Len())
+	if compact.Len() >= 200<<10 {
+		t.Errorf("the CRD has %d bytes", compact.Len())
+	}
+}
+
+// TestDefaultBuilds builds the whole installation and looks whether export pods
+// run the image that the manager runs.
+func TestDefaultBuilds(t *testing.T) {
+	out := kustomize(t, "config/default")
+	kinds := map[string]int{}
+	for _, doc := range strings.Split(out, "\n---\n") {
+		var d appsv1.Deployment
+		if err := yaml.Unmarshal([]byte(doc), &d); err != nil {
+			t.Fatal(err)
+		}
+		kinds[d.Kind]++
+		if d.Kind != "Deployment" {
+			continue
+		}
+		c := d.Spec.Template.Spec.Containers[0]
+		if c.Image != "nbdexport:dev" || len(c.Env) != 1 || c.Env[0].Value != c.Image {
+			t.Errorf("image %q, environment %+v", c.Image, c.Env)
+		}
+	}
+	for kind, n := range map[string]int{"CustomResourceDefinition": 1, "Namespace": 1, "Deployment": 1, "ServiceAccount": 1, "ClusterRole": 3, "ClusterRoleBinding": 2, "Role": 1, "RoleBinding": 1, "Service": 1} {
+		if kinds[kind] != n {
+			t.Errorf("%d objects of kind %s, want %d", kinds[kind], kind, n)
+		}
+	}
+}
+
+// TestSamplesBuild also looks whether every sample is in the list.
+func TestSamplesBuild(t *testing.T) {
+	files, err := filepath.Glob("samples/*.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := kustomize(t, "config/samples")
+	if got, want := strings.Count(out, "\nkind: NBDExport\n"), len(files)-1; got != want {
+		t.Errorf("kustomization.yaml has %d of %d samples", got, want)
+	}
+}
+
+func kustomize(t *testing.T, dir string) string {
+	t.Helper()
+	return command(t, "go", "tool", "-modfile=hack/tools/go.mod", "kustomize", "build", dir)
+}
+
+// command runs a program at the top of the repository.
+func command(t *testing.T, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Dir = root
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, stderr.String())
+	}
+	return string(out)
+}

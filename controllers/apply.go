@@ -1,0 +1,112 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// apply does what a plan says. Every part is tried; what the API server refuses
+// for a reason that lies with the export becomes a part of what the plan says.
+func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
+	var errs []error
+	if p.applyService {
+		errs = append(errs, r.applyService(ctx, o, p))
+	}
+	switch p.pod {
+	case podCreate:
+		errs = append(errs, r.createPod(ctx, o, p))
+	case podRemove:
+		errs = append(errs, r.removePod(ctx, o.pod))
+	}
+	if p.releasePod {
+		errs = append(errs, r.releasePod(ctx, o.pod))
+	}
+	return errors.Join(errs...)
+}
+
+// applyService makes the Service or corrects it. It may be forced, for it is
+// the export's own or doesn't exist.
+func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) error {
+	opts := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldOwner)}
+	if o.service != nil {
+		opts = append(opts, client.ForceOwnership)
+	}
+	err := r.Apply(ctx, desired.Service(o.export), opts...)
+	return p.refused("the Service", err)
+}
+
+// createPod makes the pod. It isn't forced: if somebody else has made one of this
+// name in between, that one differs, and the conflict leaves it alone.
+func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error {
+	// The export must not vanish while its pod runs.
+	err := r.hold(ctx, o.export)
+	if err == nil {
+		facts := o.follow()
+		facts.Image = r.Image
+		var pod *corev1ac.PodApplyConfiguration
+		if pod, err = desired.Pod(o.export, facts); err != nil {
+			err = apierrors.NewBadRequest(err.Error())
+		} else {
+			err = r.Apply(ctx, pod, client.FieldOwner(v1alpha1.FieldOwner))
+		}
+	}
+	if err != nil {
+		p.pod = podKeep
+	}
+	return p.refused("the pod", err)
+}
+
+// refused puts it into the plan when the API server refuses an object. The error
+// is still returned: a quota may be free at the next try.
+func (p *plan) refused(what string, err error) error {
+	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
+		p.say = append(p.say, blocked(finding{v1alpha1.ReasonPodRejected,
+			fmt.Sprintf("the API server refuses %s: %s", what, brief(err.Error()))})...)
+	}
+	return err
+}
+
+// hold puts the finalizer on the export.
+func (r *Reconciler) hold(ctx context.Context, e *v1alpha1.NBDExport) error {
+	base := e.DeepCopy()
+	if !controllerutil.AddFinalizer(e, v1alpha1.FinalizerDrain) {
+		return nil
+	}
+	return r.Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+}
+
+// releaseExport takes the finalizer off the export.
+func (r *Reconciler) releaseExport(ctx context.Context, e *v1alpha1.NBDExport) error {
+	base := e.DeepCopy()
+	if !controllerutil.RemoveFinalizer(e, v1alpha1.FinalizerDrain) {
+		return nil
+	}
+	err := r.Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	return client.IgnoreNotFound(err)
+}
+
+// removePod deletes a pod with its grace period, and no other that has its name by
+// now.
+func (r *Reconciler) removePod(ctx context.Context, pod *corev1.Pod) error {
+	return client.IgnoreNotFound(r.Delete(ctx, pod, client.Preconditions{UID: &pod.UID}))
+}
+
+// releasePod takes the finalizer off a pod.
+func (r *Reconciler) releasePod(ctx context.Context, pod *corev1.Pod) error {
+	changed := pod.DeepCopy()
+	if !controllerutil.RemoveFinalizer(changed, v1alpha1.FinalizerReport) {
+		return nil
+	}
+	err := r.Patch(ctx, changed, client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{}))
+	return client.IgnoreNotFound(err)
+}

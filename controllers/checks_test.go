@@ -1,0 +1,174 @@
+package controllers
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// TestChecksBeforePod spoils one thing at a time in a scene in which all is well.
+func TestChecksBeforePod(t *testing.T) {
+	checks := append(append([]check{}, nameChecks...), claimChecks...)
+	if f, found := firstOf(checks, scene()); found {
+		t.Fatalf("all is well, but: %+v", f)
+	}
+	now := metav1.NewTime(noon)
+	for _, c := range []struct {
+		name  string
+		spoil func(*observed)
+		want  string   // reason; empty if nothing is found
+		words []string // of the message
+	}{
+		{"foreign pod", func(o *observed) { o.pod = userPod("nbd-e", "") },
+			v1alpha1.ReasonNameTaken, []string{"pod nbd-e", "remove it"}},
+		{"pod of an earlier export", func(o *observed) { withPod(o).OwnerReferences[0].UID = "0" },
+			v1alpha1.ReasonNameTaken, []string{"pod nbd-e", "earlier export"}},
+		{"own pod", func(o *observed) { withPod(o) }, "", nil},
+		{"foreign Service", func(o *observed) {
+			o.service = &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "nbd-e"}}
+		}, v1alpha1.ReasonNameTaken, []string{"Service nbd-e"}},
+		{"no claim", func(o *observed) { delete(o.claims, "disk") },
+			v1alpha1.ReasonClaimNotFound, []string{"PersistentVolumeClaim disk", "create it"}},
+		{"claim going", func(o *observed) { o.claims["disk"].DeletionTimestamp = &now },
+			v1alpha1.ReasonClaimDeleting, []string{"PersistentVolumeClaim disk"}},
+		{"claim lost", func(o *observed) { o.claims["disk"].Status.Phase = corev1.ClaimLost },
+			v1alpha1.ReasonClaimLost, []string{"PersistentVolumeClaim disk", "pv-1"}},
+		{"claim pending", func(o *observed) { o.claims["disk"].Status.Phase = corev1.ClaimPending }, "", nil},
+		{"path of a device", func(o *observed) {
+			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
+			o.export.Spec.Volumes[0].Source.PersistentVolumeClaim.Path = "a.img"
+		}, v1alpha1.ReasonInvalidVolume, []string{"volume disk", "without the path"}},
+		{"device twice", func(o *observed) {
+			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
+			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
+		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch"}},
+		{"two files of a claim", func(o *observed) {
+			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
+		}, "", nil},
+		{"held", func(o *observed) { o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")} }, "", nil},
+		{"held on two nodes", func(o *observed) {
+			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7"), *userPod("vm-2", "node-8")}
+		}, v1alpha1.ReasonVolumeInUse, []string{"vm", "node-7", "vm-2", "node-8"}},
+		{"ReadWriteMany on two nodes", func(o *observed) {
+			o.claims["disk"].Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteMany}
+			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7"), *userPod("vm-2", "node-8")}
+		}, "", nil},
+		{"ReadWriteOncePod held", func(o *observed) {
+			o.claims["disk"].Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")}
+		}, v1alpha1.ReasonReadWriteOncePodClaimed, []string{"pod vm", "node-7", "PersistentVolumeClaim disk"}},
+		{"ReadWriteOncePod held no more", func(o *observed) {
+			o.claims["disk"].Spec.AccessModes = []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOncePod}
+			vm := userPod("vm", "node-7")
+			vm.Status.Phase = corev1.PodSucceeded
+			o.users["disk"] = []corev1.Pod{*vm, *userPod("waiting", "")}
+		}, "", nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := scene()
+			c.spoil(o)
+			f, _ := firstOf(checks, o)
+			expectFinding(t, f, c.want, c.words)
+		})
+	}
+}
+
+// TestPodChecks gives the export's pod one state after the other.
+func TestPodChecks(t *testing.T) {
+	waiting := func(reason, message string) corev1.ContainerStatus {
+		return corev1.ContainerStatus{Image: "example.test/i", State: corev1.ContainerState{
+			Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}}
+	}
+	unscheduled := func(p *corev1.Pod) {
+		p.Spec.NodeName = ""
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodScheduled, Status: corev1.ConditionFalse, Message: "0/3 nodes are available"}}
+	}
+	for _, c := range []struct {
+		name  string
+		state func(*observed, *corev1.Pod)
+		want  string
+		words []string
+	}{
+		{"nothing yet", func(_ *observed, p *corev1.Pod) { p.Spec.NodeName = "" }, v1alpha1.ReasonStarting, []string{"isn't scheduled yet"}},
+		{"on a node", func(*observed, *corev1.Pod) {}, v1alpha1.ReasonStarting, []string{"node-7"}},
+		{"unschedulable", func(_ *observed, p *corev1.Pod) { unscheduled(p) }, v1alpha1.ReasonUnschedulable, []string{"0/3 nodes"}},
+		{"unschedulable by its claim", func(o *observed, p *corev1.Pod) {
+			unscheduled(p)
+			o.claims["disk"].Status.Phase = corev1.ClaimPending
+		}, v1alpha1.ReasonClaimPending, []string{"PersistentVolumeClaim disk", "0/3 nodes"}},
+		{"unschedulable by a holder", func(o *observed, p *corev1.Pod) {
+			unscheduled(p)
+			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")}
+		}, v1alpha1.ReasonVolumeInUse, []string{"pod vm", "node-7", "PersistentVolumeClaim disk", "0/3 nodes"}},
+		{"unschedulable, claim gone", func(o *observed, p *corev1.Pod) {
+			unscheduled(p)
+			delete(o.claims, "disk")
+		}, v1alpha1.ReasonClaimNotFound, nil},
+		{"image", func(_ *observed, p *corev1.Pod) { server(p, waiting("ImagePullBackOff", "not found")) },
+			v1alpha1.ReasonImagePullFailed, []string{"example.test/i", "nbdserver", "ImagePullBackOff", "not found"}},
+		{"image of an extra container", func(_ *observed, p *corev1.Pod) {
+			s := waiting("ErrImagePull", "denied")
+			s.Name = "companion"
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{s}
+			server(p, waiting("PodInitializing", ""))
+		}, v1alpha1.ReasonImagePullFailed, []string{"companion", "denied"}},
+		{"container not created", func(_ *observed, p *corev1.Pod) {
+			server(p, waiting("CreateContainerConfigError", "image will run as root"))
+		}, v1alpha1.ReasonContainerFailed, []string{"nbdserver", "will run as root"}},
+		{"crash loop", func(_ *observed, p *corev1.Pod) {
+			s := waiting("CrashLoopBackOff", "back-off 10s")
+			s.LastTerminationState = terminated(1, "nbdserver: /volumes/disk/disk.img: no such file\n").State
+			server(p, s)
+		}, v1alpha1.ReasonServerFailed, []string{"exit code 1", "no such file"}},
+		{"crashed", func(_ *observed, p *corev1.Pod) { server(p, terminated(137, "")) }, v1alpha1.ReasonServerFailed, []string{"exit code 137"}},
+		{"crashed, runs again", func(_ *observed, p *corev1.Pod) {
+			server(p, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
+				LastTerminationState: terminated(1, "x").State})
+		}, v1alpha1.ReasonNotReady, nil},
+		{"extra container", func(_ *observed, p *corev1.Pod) {
+			s := waiting("CrashLoopBackOff", "")
+			s.Name, s.LastTerminationState = "companion", terminated(2, "usage").State
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{s}
+			server(p, waiting("PodInitializing", ""))
+		}, v1alpha1.ReasonContainerFailed, []string{"companion", "exit code 2", "usage"}},
+		{"runs", func(_ *observed, p *corev1.Pod) {
+			server(p, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, v1alpha1.ReasonNotReady, nil},
+		{"signalled, others still end", func(_ *observed, p *corev1.Pod) {
+			server(p, terminated(0, reportOf(t, "signal=SIGTERM", 0)))
+		}, v1alpha1.ReasonDraining, nil},
+		{"ready, extra container in a crash loop", func(_ *observed, p *corev1.Pod) {
+			s := waiting("CrashLoopBackOff", "")
+			s.Name = "companion"
+			p.Status.InitContainerStatuses = []corev1.ContainerStatus{s}
+			p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}, v1alpha1.ReasonServing, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := scene()
+			c.state(o, withPod(o))
+			f, found := firstOf(podChecks, o)
+			if !found {
+				t.Fatal("nothing is found")
+			}
+			expectFinding(t, f, c.want, c.words)
+		})
+	}
+}
+
+func expectFinding(t *testing.T, f finding, reason string, words []string) {
+	t.Helper()
+	if f.reason != reason {
+		t.Fatalf("found %q: %s\nwant %q", f.reason, f.message, reason)
+	}
+	for _, w := range words {
+		if !strings.Contains(f.message, w) {
+			t.Errorf("the message lacks %q: %s", w, f.message)
+		}
+	}
+}

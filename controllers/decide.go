@@ -1,0 +1,219 @@
+package controllers
+
+import (
+	"fmt"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// replaceDelay is how long after the end of a pod that ended by itself a new one
+// is made, so that one which always ends at once isn't made in a tight loop.
+const replaceDelay = 10 * time.Second
+
+// decide says what is to be done about an export.
+func decide(o *observed) plan {
+	e := o.export
+	switch {
+	case !e.DeletionTimestamp.IsZero():
+		return decideDeletion(o)
+	case isComplete(e):
+		return decideComplete(o)
+	case e.Status.Exit != nil:
+		return decideDrain(o, *e.Status.Exit)
+	}
+	if exit, met := podDeleted(o); met {
+		return decideDrain(o, exit)
+	}
+	return decideService(o)
+}
+
+// decideDeletion lets the pod drain, and then the export go.
+func decideDeletion(o *observed) plan {
+	p := plan{say: underWay(v1alpha1.ReasonDeleting, "the export is being deleted: it goes when its pod has drained and ended")}
+	pod := o.ownPod()
+	if pod == nil {
+		return plan{releaseExport: true}
+	}
+	over, again := podOver(pod, o.now)
+	switch {
+	case over && held(pod):
+		p.releasePod = true
+	case over:
+		return plan{releaseExport: true}
+	case pod.DeletionTimestamp.IsZero():
+		p.pod = podRemove
+	}
+	p.again = again
+	return p
+}
+
+// decideComplete lets go of a pod whose report is in the status. A pod that has
+// finished stays for its logs until the export is deleted.
+func decideComplete(o *observed) plan {
+	var p plan
+	pod := o.ownPod()
+	if pod == nil {
+		return p
+	}
+	over, again := podOver(pod, o.now)
+	switch {
+	case over:
+		p.releasePod = held(pod)
+	case pod.DeletionTimestamp.IsZero() && !reportedEnd(pod):
+		// Made from an old copy of the export, which knew of no end.
+		p.pod = podRemove
+	}
+	p.again = again
+	return p
+}
+
+// decideDrain brings an export to its end that has an exit condition.
+func decideDrain(o *observed, exit v1alpha1.ExitStatus) plan {
+	recorded := o.export.Status.Exit != nil
+	pod := o.ownPod()
+	if pod == nil {
+		if !recorded {
+			return neverStarted(o, exit)
+		}
+		return reportLost(o, exit)
+	}
+	over, again := podOver(pod, o.now)
+	if over || reportedEnd(pod) {
+		return finish(o, exit, pod)
+	}
+	p := plan{
+		exit: &exit,
+		say: append(notEnded(), underWay(v1alpha1.ReasonDraining,
+			fmt.Sprintf("the exit condition %s (%s) was met: clients that are connected may finish within the drain's bounds", exit.Condition, exit.Reason))...),
+		again:  again,
+		served: true,
+	}
+	// Not before the condition is on record: the next operator would take the
+	// deletion for somebody else's and make a new pod.
+	if recorded && pod.DeletionTimestamp.IsZero() {
+		p.pod = podRemove
+	}
+	return p
+}
+
+// decideService keeps an export served.
+func decideService(o *observed) plan {
+	p := plan{say: notEnded()}
+	pod := o.ownPod()
+	var again time.Duration
+	if pod != nil {
+		if r, _, ok := lastReport(pod); ok {
+			if exit, met := exitOf(o.export, r); met {
+				return finish(o, exit, pod)
+			}
+		}
+		var over bool
+		if over, again = podOver(pod, o.now); over {
+			return replaceEnded(o, pod, p)
+		}
+	}
+	if f, found := firstOf(nameChecks, o); found {
+		p.say = append(p.say, blocked(f)...)
+		p.releasePod, p.again = leftover(o)
+		return p
+	}
+	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
+	p.served = true
+
+	if pod == nil {
+		if f, found := firstOf(claimChecks, o); found {
+			p.say = append(p.say, blocked(f)...)
+			return p
+		}
+		p.pod = podCreate
+		p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")...)
+		return p
+	}
+	p.again = again
+	return judgePod(o, pod, p)
+}
+
+// judgePod says how it stands with a pod that is there and not over.
+func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
+	if !pod.DeletionTimestamp.IsZero() {
+		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
+			fmt.Sprintf("somebody else deleted the pod %s: a new one follows when it has drained and ended", pod.Name))...)
+		return p
+	}
+	if pod.Spec.NodeName == "" && pinnedTo(pod) != o.follow().Node {
+		// It runs nowhere yet, and waits for a node that isn't the right one any more.
+		p.pod = podRemove
+		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing, "the claims are in use on another node than before: the pod follows")...)
+		return p
+	}
+	f, _ := firstOf(podChecks, o)
+	switch {
+	case f.reason == v1alpha1.ReasonServing:
+		p.say = append(p.say, ready(f.message)...)
+	case passing[f.reason]:
+		p.say = append(p.say, underWay(f.reason, f.message)...)
+	default:
+		p.say = append(p.say, blocked(f)...)
+	}
+	return p
+}
+
+// replaceEnded makes room for a new pod after one that is over although no exit
+// condition was met.
+func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
+	p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
+		fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, why(pod)))...)
+	if !pod.DeletionTimestamp.IsZero() {
+		p.releasePod = held(pod)
+		return p
+	}
+	if wait := endedAt(pod, o.now).Add(replaceDelay).Sub(o.now); wait > 0 {
+		p.again = wait
+		return p
+	}
+	p.pod = podRemove
+	return p
+}
+
+// podDeleted looks whether a pod is gone that ends the export. The first such
+// condition in the spec counts.
+func podDeleted(o *observed) (v1alpha1.ExitStatus, bool) {
+	for _, c := range o.export.Spec.ExitWhen {
+		if c.PodDeleted == nil {
+			continue
+		}
+		pod := o.targets[c.PodDeleted.Name]
+		if pod == nil || !pod.DeletionTimestamp.IsZero() || finished(pod) {
+			now := metav1.NewTime(o.now)
+			return v1alpha1.ExitStatus{Condition: c.Name, Reason: v1alpha1.ExitPodDeleted, StartedAt: &now}, true
+		}
+	}
+	return v1alpha1.ExitStatus{}, false
+}
+
+// leftover tells whether the pod with our name is that of an earlier export of
+// the same name and has ended, so that nobody waits for its report any more.
+func leftover(o *observed) (release bool, again time.Duration) {
+	if o.pod == nil || !held(o.pod) || !ofEarlierExport(o) {
+		return false, 0
+	}
+	return podOver(o.pod, o.now)
+}
+
+// ofEarlierExport tells whether the pod belongs to another export of this name.
+func ofEarlierExport(o *observed) bool {
+	ref := metav1.GetControllerOf(o.pod)
+	return ref != nil && ref.Kind == "NBDExport" && ref.Name == o.export.Name && ref.UID != o.export.UID &&
+		ref.APIVersion == v1alpha1.GroupVersion.String()
+}
+
+// held tells whether a pod waits for its report to be read.
+func held(pod *corev1.Pod) bool {
+	return controllerutil.ContainsFinalizer(pod, v1alpha1.FinalizerReport)
+}

@@ -1,0 +1,228 @@
+package controllers
+
+import (
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// TestDecide has a row for each step in the life of an export. What has to be on
+// record before it is done has two: one that records, one that does.
+func TestDecide(t *testing.T) {
+	recorded := func(o *observed) {
+		at := metav1.NewTime(noon)
+		o.export.Status.Exit = &v1alpha1.ExitStatus{Condition: "vm-gone", Reason: v1alpha1.ExitPodDeleted, StartedAt: &at}
+	}
+	complete := func(o *observed) {
+		recorded(o)
+		o.export.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionTrue}}
+	}
+	going := func(o *observed) {
+		at := metav1.NewTime(noon)
+		o.export.DeletionTimestamp = &at
+	}
+	vmGone := func(o *observed) { delete(o.targets, "vm") }
+	forced := func(p *corev1.Pod, ago time.Duration) {
+		deleted(p)
+		at := metav1.NewTime(noon.Add(-ago))
+		p.DeletionTimestamp, p.DeletionGracePeriodSeconds = &at, ptr.To[int64](0)
+	}
+
+	for _, c := range []struct {
+		name  string
+		scene func(*observed)
+
+		pod           podAction
+		releasePod    bool
+		releaseExport bool
+		again         time.Duration
+		exit          string // condition of the exit that is written
+		ready         string
+		complete      string
+	}{
+		{name: "new", scene: func(*observed) {},
+			pod: podCreate, ready: "False Starting", complete: "False NotEnded"},
+		{name: "claim missing", scene: func(o *observed) { delete(o.claims, "disk") },
+			ready: "False ClaimNotFound", complete: "False NotEnded"},
+		{name: "name taken", scene: func(o *observed) { o.pod = userPod("nbd-e", "") },
+			ready: "False NameTaken", complete: "False NotEnded"},
+		{name: "serves", scene: func(o *observed) {
+			withPod(o).Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		}, ready: "True Serving", complete: "False NotEnded"},
+
+		{name: "condition met before anything", scene: vmGone,
+			exit: "vm-gone", ready: "False Completed", complete: "True NeverStarted"},
+		{name: "condition met: recorded only", scene: func(o *observed) { vmGone(o); withPod(o) },
+			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "condition recorded: pod told to end", scene: func(o *observed) { recorded(o); withPod(o) },
+			pod: podRemove, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "condition recorded: VM is back", scene: func(o *observed) { recorded(o); withPod(o) },
+			pod: podRemove, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "drains", scene: func(o *observed) { recorded(o); deleted(withPod(o)) },
+			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "VM and pod deleted at once", scene: func(o *observed) { vmGone(o); deleted(withPod(o)) },
+			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "drained: report recorded, pod still held", scene: func(o *observed) {
+			recorded(o)
+			deleted(withPod(o))
+			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
+		}, exit: "vm-gone", ready: "False Completed", complete: "True Drained"},
+		{name: "report recorded: pod let go", scene: func(o *observed) {
+			complete(o)
+			deleted(withPod(o))
+			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true},
+		{name: "reported, other containers still end", scene: func(o *observed) {
+			recorded(o)
+			deleted(withPod(o))
+			server(o.pod, terminated(0, reportOf(t, "signal=SIGTERM", 0)))
+		}, exit: "vm-gone", ready: "False Completed", complete: "True Drained"},
+		{name: "complete, other containers still end", scene: func(o *observed) {
+			complete(o)
+			server(withPod(o), terminated(0, reportOf(t, "file-created=/run/nbdexport/stop", 0)))
+		}},
+		{name: "complete, and a pod was made from an old copy", scene: func(o *observed) { complete(o); withPod(o) }, pod: podRemove},
+		{name: "complete, pod gone", scene: complete},
+		{name: "server had begun before it was told", scene: func(o *observed) {
+			recorded(o)
+			deleted(withPod(o))
+			over(o.pod, 0, reportOf(t, "file-created=/run/nbdexport/stop", 0))
+		}, exit: "stop", ready: "False Completed", complete: "True Drained"},
+		{name: "pod vanished in its drain", scene: recorded,
+			exit: "vm-gone", ready: "False Completed", complete: "True ReportLost"},
+		{name: "server killed in its drain", scene: func(o *observed) {
+			recorded(o)
+			deleted(withPod(o))
+			over(o.pod, 137, "out of memory")
+		}, exit: "vm-gone", ready: "False Completed", complete: "True ServerKilled"},
+
+		{name: "server met a condition", scene: func(o *observed) {
+			over(withPod(o), 0, reportOf(t, "file-created=/run/nbdexport/stop", 0))
+		}, exit: "stop", ready: "False Completed", complete: "True Drained"},
+		{name: "server met a condition, is started once more", scene: func(o *observed) {
+			server(withPod(o), corev1.ContainerStatus{
+				State:                corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}},
+				LastTerminationState: terminated(3, reportOf(t, "file-created=/run/nbdexport/stop", 3)).State})
+		}, exit: "stop", ready: "False Completed", complete: "True ClientsCutOff"},
+		{name: "clients cut off, repeated", scene: func(o *observed) {
+			over(withPod(o), 0, reportOf(t, "script={\"command\":[\"/x\",\"-y\"],\"timeoutSeconds\":30}", 3))
+		}, exit: "asked", ready: "False Completed", complete: "True ClientsCutOff"},
+		{name: "flush failed", scene: func(o *observed) {
+			over(withPod(o), 0, reportOf(t, "control=drain", 4))
+		}, exit: "DrainRequested", ready: "False Completed", complete: "True FlushFailed"},
+
+		{name: "deleted by hand", scene: func(o *observed) { deleted(withPod(o)) },
+			ready: "False Replacing", complete: "False NotEnded"},
+		{name: "deleted by hand, drained", scene: func(o *observed) {
+			deleted(withPod(o))
+			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "deleted by hand before it ran", scene: func(o *observed) {
+			deleted(withPod(o))
+			o.pod.Spec.NodeName = ""
+		}, releasePod: true, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "evicted just now", scene: func(o *observed) {
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+		}, again: replaceDelay, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "evicted a while ago", scene: func(o *observed) {
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+			o.now = noon.Add(replaceDelay)
+		}, pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "deleted by force", scene: func(o *observed) { forced(withPod(o), 0) },
+			again: 75 * time.Second, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "deleted by force a while ago", scene: func(o *observed) { forced(withPod(o), 75*time.Second) },
+			releasePod: true, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "node lost", scene: func(o *observed) {
+			deleted(withPod(o))
+			o.now = noon.Add(24 * time.Hour)
+		}, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "waits for the wrong node", scene: func(o *observed) {
+			withPod(o).Spec.NodeName = ""
+			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")}
+		}, pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
+
+		{name: "export deleted", scene: func(o *observed) { going(o); withPod(o) },
+			pod: podRemove, ready: "False Deleting"},
+		{name: "export deleted, drains", scene: func(o *observed) { going(o); deleted(withPod(o)) }, ready: "False Deleting"},
+		{name: "export deleted, drained", scene: func(o *observed) {
+			going(o)
+			deleted(withPod(o))
+			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true, ready: "False Deleting"},
+		{name: "export deleted, pod let go", scene: func(o *observed) {
+			going(o)
+			over(withPod(o), 0, "")
+			o.pod.Finalizers = nil
+		}, releaseExport: true},
+		{name: "export deleted, no pod", scene: going, releaseExport: true},
+		{name: "export deleted, foreign pod", scene: func(o *observed) { going(o); o.pod = userPod("nbd-e", "") }, releaseExport: true},
+		{name: "pod of an earlier export has ended", scene: func(o *observed) {
+			over(withPod(o), 0, "")
+			o.pod.OwnerReferences[0].UID = "0"
+		}, releasePod: true, ready: "False NameTaken", complete: "False NotEnded"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := scene()
+			c.scene(o)
+			p := decide(o)
+			if p.pod != c.pod || p.releasePod != c.releasePod || p.releaseExport != c.releaseExport || p.again != c.again {
+				t.Errorf("pod %v, release pod %v, release export %v, again %v\nwant %v, %v, %v, %v",
+					p.pod, p.releasePod, p.releaseExport, p.again, c.pod, c.releasePod, c.releaseExport, c.again)
+			}
+			exit := ""
+			if p.exit != nil {
+				exit = p.exit.Condition
+			}
+			if exit != c.exit {
+				t.Errorf("exit %q, want %q", exit, c.exit)
+			}
+			for kind, want := range map[string]string{v1alpha1.ConditionReady: c.ready, v1alpha1.ConditionComplete: c.complete} {
+				if got, message := said(p, kind); got != want {
+					t.Errorf("%s is %q (%s), want %q", kind, got, message, want)
+				}
+			}
+		})
+	}
+}
+
+// TestFinish looks at what is written down of a report.
+func TestFinish(t *testing.T) {
+	o := scene()
+	over(withPod(o), 0, reportOf(t, "file-created=/run/nbdexport/stop", 0))
+	x := decide(o).exit
+	if !*x.Clean || *x.BytesRead != 1<<40 || *x.BytesWritten != 7 || x.Reason != v1alpha1.ExitFileCreated ||
+		!x.StartedAt.Equal(ptr.To(metav1.NewTime(noon.Add(-time.Minute)))) || !x.FinishedAt.Equal(ptr.To(metav1.NewTime(noon))) {
+		t.Errorf("%+v", x)
+	}
+
+	o = scene()
+	over(withPod(o), 0, reportOf(t, "moon=full", 0))
+	if x := decide(o).exit; x.Condition != v1alpha1.ExitOther || x.Reason != v1alpha1.ExitOther {
+		t.Errorf("a condition of a newer server: %+v", x)
+	}
+}
+
+// TestServiceApplied applies the Service only when that changes something.
+func TestServiceApplied(t *testing.T) {
+	o := scene()
+	if !decide(o).applyService {
+		t.Error("a missing Service isn't made")
+	}
+	o.service = &corev1.Service{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ownerRef("1")}}}
+	if !decide(o).applyService {
+		t.Error("a Service that is another one isn't corrected")
+	}
+	o.service.OwnerReferences[0].UID = "0"
+	if p := decide(o); p.applyService || p.served {
+		t.Error("somebody else's Service is touched")
+	}
+	if desired.ServiceMatches(o.export, o.service) {
+		t.Error("an empty Service matches")
+	}
+}

@@ -1,0 +1,108 @@
+package desired
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"path"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// Places and ports within the pod.
+const (
+	// NBDPort is where the server listens for clients.
+	NBDPort = 10809
+	// HTTPPort is where the server answers probes and shows its metrics.
+	HTTPPort = 10810
+	// ControlSocket is where the server takes orders from within the pod.
+	ControlSocket = v1alpha1.RunDir + "/control.sock"
+	// ReportFile keeps the final report over a restart of the container.
+	ReportFile = v1alpha1.RunDir + "/report.json"
+
+	fileRoot   = "/volumes"
+	deviceRoot = "/dev/nbdexport"
+)
+
+// args is the command line of the server.
+func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) []string {
+	d := e.Spec.Drain
+	out := []string{
+		"serve",
+		"--listen", fmt.Sprintf("tcp://:%d", NBDPort),
+		"--http", fmt.Sprintf(":%d", HTTPPort),
+		"--control", "unix://" + ControlSocket,
+	}
+	for _, c := range e.Spec.ExitWhen {
+		if flag, arg, ok := ExitFlag(c); ok {
+			out = append(out, "--exit-when-"+flag, arg)
+		}
+	}
+	out = append(out,
+		"--exit-when-poll", strconv.Itoa(int(e.Spec.PollSeconds)),
+		"--drain-grace", seconds(d.Grace()),
+		"--drain-timeout", seconds(d.TimeoutSeconds),
+		"--drain-policy", strings.ToLower(string(d.Policy)),
+		"--report", corev1.TerminationMessagePathDefault,
+		"--once", ReportFile,
+		"--log-format", "json",
+	)
+	for _, v := range e.Spec.Volumes {
+		out = append(out, volumeArg(v, modes))
+	}
+	return out
+}
+
+// ExitFlag is how the server is told a condition: the name of the flag after
+// "exit-when-", and its argument. The server's report names a condition in the
+// same words, as FLAG=ARGUMENT. It is false for a condition that the operator
+// watches itself.
+func ExitFlag(c v1alpha1.ExitCondition) (flag, arg string, ok bool) {
+	switch {
+	case c.FileCreated != nil:
+		return "file-created", string(c.FileCreated.Path), true
+	case c.FileDeleted != nil:
+		return "file-deleted", string(c.FileDeleted.Path), true
+	case c.PipeClosed != nil:
+		return "pipe-closed", string(c.PipeClosed.Path), true
+	case c.Script != nil:
+		return "script", scriptArg(*c.Script), true
+	}
+	return "", "", false
+}
+
+// scriptArg writes a script as the server reads it. Characters such as "&" are
+// left as they are: people read this in the pod.
+func scriptArg(s v1alpha1.Script) string {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	// Strings and a number can't fail to be encoded.
+	_ = enc.Encode(struct {
+		Command        []string `json:"command"`
+		TimeoutSeconds int32    `json:"timeoutSeconds"`
+	}{s.Command, s.TimeoutSeconds})
+	return strings.TrimSpace(b.String())
+}
+
+// volumeArg is how the server is told a volume.
+func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
+	access := "access=read-only"
+	if v.Access == v1alpha1.ReadWrite {
+		access = "access=read-write"
+	}
+	if m := v.Source.Memory; m != nil {
+		return fmt.Sprintf("%s=memory:%d,%s", v.Name, m.Size.Value(), access)
+	}
+	claim := v.Source.PersistentVolumeClaim
+	if modes[claim.ClaimName] == corev1.PersistentVolumeBlock {
+		return fmt.Sprintf("%s=%s,%s", v.Name, path.Join(deviceRoot, v.Name), access)
+	}
+	return fmt.Sprintf("%s=%s,root=%s,%s", v.Name, claim.File(), path.Join(fileRoot, v.Name), access)
+}
+
+func seconds(n int32) string { return strconv.Itoa(int(n)) + "s" }

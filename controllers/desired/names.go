@@ -1,0 +1,80 @@
+package desired
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"net"
+	"strconv"
+	"strings"
+
+	metav1ac "k8s.io/client-go/applyconfigurations/meta/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// maxName is the longest name of a Service, and value of a label.
+const maxName = 63
+
+// ChildName is the name of the pod and the Service of an export. It is always
+// the same for the same export: two pods of one export can't exist, and so there
+// are never two writers. An altered name ends in a hash, because "a.b" and "a-b"
+// are two exports.
+func ChildName(export string) string {
+	return safe("nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
+}
+
+// LabelValue is the value of v1alpha1.LabelExport for an export.
+func LabelValue(export string) string {
+	return safe(export, export)
+}
+
+// safe cuts a name to maxName characters, and marks one that differs from the
+// original with a hash of that.
+func safe(name, original string) string {
+	if name == original && len(name) <= maxName {
+		return name
+	}
+	sum := sha256.Sum256([]byte(original))
+	hash := hex.EncodeToString(sum[:4])
+	if limit := maxName - len(hash) - 1; len(name) > limit {
+		name = strings.TrimRight(name[:limit], "-.")
+	}
+	return name + "-" + hash
+}
+
+// Labels are on everything that is made for an export.
+func Labels(export string) map[string]string {
+	l := map[string]string{
+		"app.kubernetes.io/name":       "nbdexport",
+		"app.kubernetes.io/instance":   LabelValue(export),
+		"app.kubernetes.io/managed-by": "nbdexport",
+	}
+	maps.Copy(l, selector(export))
+	return l
+}
+
+// selector are the labels by which the Service finds the pod.
+func selector(export string) map[string]string {
+	return map[string]string{v1alpha1.LabelExport: LabelValue(export)}
+}
+
+// URI is where a volume is offered within the cluster. The port is written out
+// even if it is NBD's own, for clients that don't know one.
+func URI(e *v1alpha1.NBDExport, volume string) string {
+	host := fmt.Sprintf("%s.%s.svc", ChildName(e.Name), e.Namespace)
+	return "nbd://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.Port))) + "/" + volume
+}
+
+// owner makes the export the controlling owner of an object. It doesn't block
+// the deletion of the owner: the finalizer on the export does that, and so the
+// operator needs no right to write the export's finalizers subresource.
+func owner(e *v1alpha1.NBDExport) *metav1ac.OwnerReferenceApplyConfiguration {
+	return metav1ac.OwnerReference().
+		WithAPIVersion(v1alpha1.GroupVersion.String()).
+		WithKind("NBDExport").
+		WithName(e.Name).
+		WithUID(e.UID).
+		WithController(true)
+}

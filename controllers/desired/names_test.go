@@ -1,0 +1,59 @@
+package desired
+
+import (
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestChildName(t *testing.T) {
+	dns1035 := regexp.MustCompile(`^[a-z]([-a-z0-9]*[a-z0-9])?$`)
+	seen := map[string]string{}
+	for _, name := range []string{
+		"a", "vm-disk", "0", "a.b", "a-b", "a.b.c", "a-b.c",
+		strings.Repeat("x", 59), strings.Repeat("x", 60), strings.Repeat("x", 63), strings.Repeat("x", 253),
+		strings.Repeat("x", 252) + "y",
+		// The cut falls on a dash and on a dot.
+		strings.Repeat("x", 49) + strings.Repeat("-", 10) + "y", strings.Repeat("x", 49) + ".y-" + strings.Repeat("z", 20),
+	} {
+		child := ChildName(name)
+		if len(child) > 63 || !dns1035.MatchString(child) {
+			t.Errorf("%s: %s can't be the name of a Service", name, child)
+		}
+		if other, ok := seen[child]; ok {
+			t.Errorf("%s and %s have the same child %s", name, other, child)
+		}
+		seen[child] = name
+		if child != ChildName(name) {
+			t.Errorf("%s: another name at the second time", name)
+		}
+	}
+	for name, want := range map[string]string{
+		"vm-disk":               "nbd-vm-disk",
+		strings.Repeat("x", 59): "nbd-" + strings.Repeat("x", 59),
+		"a.b":                   "nbd-a-b-bf76e0c4",
+	} {
+		if got := ChildName(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}
+
+func TestLabelValue(t *testing.T) {
+	label := regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+	for _, name := range []string{"a", "a.b", strings.Repeat("x", 63), strings.Repeat("x", 64), strings.Repeat("x.", 126) + "x"} {
+		v := LabelValue(name)
+		if len(v) > 63 || !label.MatchString(v) {
+			t.Errorf("%s: %s can't be the value of a label", name, v)
+		}
+		if len(name) <= 63 && v != name {
+			t.Errorf("%s is altered to %s without need", name, v)
+		}
+	}
+}
+
+func TestURI(t *testing.T) {
+	if got := URI(export(t, "vm-disk"), "disk"); got != "nbd://nbd-vm-disk.vms.svc:10809/disk" {
+		t.Error(got)
+	}
+}

@@ -1,0 +1,172 @@
+package desired
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+const (
+	// ServerContainer is the name of the container with the server in it.
+	ServerContainer = "nbdserver"
+
+	// user is who the containers run as, and the group that volumes are given to.
+	user = 65532
+	// graceMargin is what the server gets beyond its own deadline, in seconds, to
+	// flush, report and end before the kubelet would kill it.
+	graceMargin = 15
+)
+
+// Facts are what a pod depends on beside its export.
+type Facts struct {
+	// Image is the image of the server.
+	Image string
+	// Modes are the volume modes of the claims, by the claim's name.
+	Modes map[string]corev1.PersistentVolumeMode
+	// Node is the only node where the claims can be mounted; empty if there is no
+	// such limit.
+	Node string
+	// Tolerations are what it takes to run on that node.
+	Tolerations []corev1.Toleration
+}
+
+// Pod is the pod that serves an export. The error is about the template.
+func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error) {
+	sidecars, err := sidecars(e.Spec.Template.Containers)
+	if err != nil {
+		return nil, err
+	}
+	volumes, mounts, devices, err := volumes(e, f.Modes)
+	if err != nil {
+		return nil, err
+	}
+	tolerations, err := tolerations(e, f)
+	if err != nil {
+		return nil, err
+	}
+	server, err := server(e, f)
+	if err != nil {
+		return nil, err
+	}
+	server.WithVolumeMounts(mounts...).WithVolumeDevices(devices...)
+
+	spec := corev1ac.PodSpec().
+		WithRestartPolicy(corev1.RestartPolicyOnFailure).
+		WithTerminationGracePeriodSeconds(int64(e.Spec.Drain.TimeoutSeconds) + graceMargin).
+		WithAutomountServiceAccountToken(false).
+		WithEnableServiceLinks(false).
+		WithSecurityContext(corev1ac.PodSecurityContext().
+			WithRunAsNonRoot(true).
+			WithRunAsUser(user).
+			WithRunAsGroup(user).
+			WithFSGroup(user).
+			WithFSGroupChangePolicy(corev1.FSGroupChangeOnRootMismatch).
+			WithSeccompProfile(corev1ac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
+		WithInitContainers(sidecars...).
+		WithContainers(server).
+		WithVolumes(volumes...).
+		WithTolerations(tolerations...)
+	if len(e.Spec.Template.NodeSelector) > 0 {
+		spec.WithNodeSelector(e.Spec.Template.NodeSelector)
+	}
+	if f.Node != "" {
+		spec.WithAffinity(onlyNode(f.Node))
+	}
+	return corev1ac.Pod(ChildName(e.Name), e.Namespace).
+		WithLabels(Labels(e.Name)).
+		WithAnnotations(map[string]string{"kubectl.kubernetes.io/default-container": ServerContainer}).
+		WithFinalizers(v1alpha1.FinalizerReport).
+		WithOwnerReferences(owner(e)).
+		WithSpec(spec), nil
+}
+
+// server is the container with the server in it.
+//
+// It has a readiness probe only. A liveness probe would turn a server that is
+// slow, because its storage is, into one that ends all its sessions: the kubelet
+// asks with SIGTERM, which means drain. A server that can't start ends by
+// itself, so a startup probe has nothing to find out.
+func server(e *v1alpha1.NBDExport, f Facts) (*corev1ac.ContainerApplyConfiguration, error) {
+	resources, err := resources(e)
+	if err != nil {
+		return nil, err
+	}
+	return corev1ac.Container().
+		WithName(ServerContainer).
+		WithImage(f.Image).
+		WithCommand("/nbdserver").
+		WithArgs(args(e, f.Modes)...).
+		WithPorts(
+			corev1ac.ContainerPort().WithName("nbd").WithContainerPort(NBDPort).WithProtocol(corev1.ProtocolTCP),
+			corev1ac.ContainerPort().WithName("http").WithContainerPort(HTTPPort).WithProtocol(corev1.ProtocolTCP)).
+		WithReadinessProbe(corev1ac.Probe().
+			WithHTTPGet(corev1ac.HTTPGetAction().WithPath("/readyz").WithPort(intstr.FromInt32(HTTPPort))).
+			WithPeriodSeconds(1).
+			WithTimeoutSeconds(2).
+			WithFailureThreshold(2)).
+		WithTerminationMessagePath(corev1.TerminationMessagePathDefault).
+		WithTerminationMessagePolicy(corev1.TerminationMessageFallbackToLogsOnError).
+		WithSecurityContext(restricted().WithReadOnlyRootFilesystem(true)).
+		WithResources(resources), nil
+}
+
+// resources are those of the template, or else what a server needs for sure.
+func resources(e *v1alpha1.NBDExport) (*corev1ac.ResourceRequirementsApplyConfiguration, error) {
+	if r := e.Spec.Template.Resources; r != nil {
+		return convert[corev1ac.ResourceRequirementsApplyConfiguration](r)
+	}
+	memory := resource.MustParse("64Mi")
+	for _, v := range e.Spec.Volumes {
+		if m := v.Source.Memory; m != nil {
+			memory.Add(m.Size)
+		}
+	}
+	return corev1ac.ResourceRequirements().WithRequests(corev1.ResourceList{
+		corev1.ResourceCPU:    resource.MustParse("50m"),
+		corev1.ResourceMemory: memory,
+	}), nil
+}
+
+// restricted is what the Pod Security Standard "restricted" asks of a container
+// beyond what it asks of the pod.
+func restricted() *corev1ac.SecurityContextApplyConfiguration {
+	return corev1ac.SecurityContext().
+		WithAllowPrivilegeEscalation(false).
+		WithCapabilities(corev1ac.Capabilities().WithDrop("ALL"))
+}
+
+// tolerations are those of the template and of the pods that hold the claims.
+func tolerations(e *v1alpha1.NBDExport, f Facts) ([]*corev1ac.TolerationApplyConfiguration, error) {
+	all := append(append([]corev1.Toleration{}, e.Spec.Template.Tolerations...), f.Tolerations...)
+	var out []*corev1ac.TolerationApplyConfiguration
+	for i := range all {
+		seen := false
+		for j := range i {
+			seen = seen || all[j].MatchToleration(&all[i])
+		}
+		if seen {
+			continue
+		}
+		t, err := convert[corev1ac.TolerationApplyConfiguration](all[i])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	return out, nil
+}
+
+// onlyNode lets the scheduler take one node, by its name: unlike spec.nodeName it
+// doesn't go past the scheduler's other checks.
+func onlyNode(name string) *corev1ac.AffinityApplyConfiguration {
+	return corev1ac.Affinity().WithNodeAffinity(corev1ac.NodeAffinity().
+		WithRequiredDuringSchedulingIgnoredDuringExecution(corev1ac.NodeSelector().
+			WithNodeSelectorTerms(corev1ac.NodeSelectorTerm().
+				WithMatchFields(corev1ac.NodeSelectorRequirement().
+					WithKey("metadata.name").
+					WithOperator(corev1.NodeSelectorOpIn).
+					WithValues(name)))))
+}

@@ -1,0 +1,42 @@
+package desired
+
+import (
+	"maps"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// Service is how clients reach the pod of an export.
+func Service(e *v1alpha1.NBDExport) *corev1ac.ServiceApplyConfiguration {
+	return corev1ac.Service(ChildName(e.Name), e.Namespace).
+		WithLabels(Labels(e.Name)).
+		WithOwnerReferences(owner(e)).
+		WithSpec(corev1ac.ServiceSpec().
+			WithType(corev1.ServiceTypeClusterIP).
+			WithSelector(selector(e.Name)).
+			WithPorts(corev1ac.ServicePort().
+				WithName("nbd").
+				WithProtocol(corev1.ProtocolTCP).
+				WithPort(e.Spec.Service.Port).
+				WithTargetPort(intstr.FromInt32(NBDPort))))
+}
+
+// ServiceMatches tells whether a Service is as Service would make it, so that
+// nothing has to be applied.
+func ServiceMatches(e *v1alpha1.NBDExport, s *corev1.Service) bool {
+	for k, v := range Labels(e.Name) {
+		if s.Labels[k] != v {
+			return false
+		}
+	}
+	if s.Spec.Type != corev1.ServiceTypeClusterIP || len(s.Spec.Ports) != 1 || !maps.Equal(s.Spec.Selector, selector(e.Name)) {
+		return false
+	}
+	p := s.Spec.Ports[0]
+	return p.Name == "nbd" && p.Protocol == corev1.ProtocolTCP &&
+		p.Port == e.Spec.Service.Port && p.TargetPort == intstr.FromInt32(NBDPort)
+}

@@ -1,0 +1,73 @@
+package desired
+
+import (
+	"fmt"
+	"path"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// runVolume is the pod's shared directory, v1alpha1.RunDir.
+const runVolume = "nbdexport-run"
+
+// runLimit bounds what containers can put into the shared directory. A pod that
+// goes beyond it is evicted.
+var runLimit = resource.MustParse("64Mi")
+
+func runMount() *corev1ac.VolumeMountApplyConfiguration {
+	return corev1ac.VolumeMount().WithName(runVolume).WithMountPath(v1alpha1.RunDir)
+}
+
+// volumes are the pod's volumes, and where the server has them. A claim is one
+// volume of the pod even if several of its files are exported: the kubelet waits
+// for ever for a claim that is listed twice.
+//
+// Only the mount is read-only for a ReadOnly volume, not the claim's volume: a
+// claim that another pod writes would be attached or mounted in a different way,
+// which a ReadWriteOnce volume doesn't allow on one node.
+func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) (
+	vols []*corev1ac.VolumeApplyConfiguration,
+	mounts []*corev1ac.VolumeMountApplyConfiguration,
+	devices []*corev1ac.VolumeDeviceApplyConfiguration,
+	err error,
+) {
+	vols = append(vols, corev1ac.Volume().WithName(runVolume).
+		WithEmptyDir(corev1ac.EmptyDirVolumeSource().WithSizeLimit(runLimit)))
+	mounts = append(mounts, runMount())
+	names := map[string]string{}
+	for _, v := range e.Spec.Volumes {
+		source := v.Source.PersistentVolumeClaim
+		if source == nil {
+			continue
+		}
+		name, ok := names[source.ClaimName]
+		if !ok {
+			name = fmt.Sprintf("nbdexport-claim-%d", len(names))
+			names[source.ClaimName] = name
+			vols = append(vols, corev1ac.Volume().WithName(name).
+				WithPersistentVolumeClaim(corev1ac.PersistentVolumeClaimVolumeSource().WithClaimName(source.ClaimName)))
+		}
+		if modes[source.ClaimName] == corev1.PersistentVolumeBlock {
+			devices = append(devices, corev1ac.VolumeDevice().
+				WithName(name).WithDevicePath(path.Join(deviceRoot, v.Name)))
+			continue
+		}
+		m := corev1ac.VolumeMount().WithName(name).WithMountPath(path.Join(fileRoot, v.Name))
+		if v.Access != v1alpha1.ReadWrite {
+			m.WithReadOnly(true)
+		}
+		mounts = append(mounts, m)
+	}
+	for _, v := range e.Spec.Template.Volumes {
+		ac, err := convert[corev1ac.VolumeApplyConfiguration](v)
+		if err != nil {
+			return nil, nil, nil, fmt.Errorf("spec.template.volumes: %s: %w", v.Name, err)
+		}
+		vols = append(vols, ac)
+	}
+	return vols, mounts, devices, nil
+}

@@ -1,0 +1,128 @@
+package controllers
+
+import (
+	"encoding/json"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
+)
+
+// noon is when the decisions in these tests are made.
+var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+
+// scene is an export of the claim "disk" that ends with the pod "vm" or the file
+// "stop", with both there and nothing made for it.
+func scene() *observed {
+	e := &v1alpha1.NBDExport{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "vms", Name: "e", UID: "1", Generation: 1},
+		Spec: v1alpha1.NBDExportSpec{
+			Volumes: []v1alpha1.Volume{
+				{Name: "disk", Source: v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk"}}},
+				{Name: "scratch", Source: v1alpha1.VolumeSource{Memory: &v1alpha1.MemorySource{}}},
+			},
+			ExitWhen: []v1alpha1.ExitCondition{
+				{Name: "stop", FileCreated: &v1alpha1.FileCondition{Path: "/run/nbdexport/stop"}},
+				{Name: "asked", Script: &v1alpha1.Script{Command: []string{"/x", "-y"}, TimeoutSeconds: 30}},
+				{Name: "vm-gone", PodDeleted: &v1alpha1.PodDeleted{Name: "vm"}},
+			},
+			Drain:   v1alpha1.Drain{TimeoutSeconds: 60},
+			Service: v1alpha1.Service{Port: 10809},
+		},
+	}
+	return &observed{
+		export: e,
+		claims: map[string]*corev1.PersistentVolumeClaim{"disk": {
+			ObjectMeta: metav1.ObjectMeta{Name: "disk"},
+			Spec:       corev1.PersistentVolumeClaimSpec{AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, VolumeName: "pv-1"},
+			Status:     corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
+		}},
+		users:   map[string][]corev1.Pod{},
+		targets: map[string]*corev1.Pod{"vm": userPod("vm", "node-7")},
+		now:     noon,
+	}
+}
+
+// userPod is a pod of somebody else, on a node if one is named.
+func userPod(name, node string) *corev1.Pod {
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "vms", Name: name},
+		Spec:       corev1.PodSpec{NodeName: node},
+		Status:     corev1.PodStatus{Phase: corev1.PodRunning},
+	}
+}
+
+// withPod gives the export its pod, on a node and without any status.
+func withPod(o *observed) *corev1.Pod {
+	o.pod = &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace: "vms", Name: "nbd-e", UID: "2",
+			Finalizers:      []string{v1alpha1.FinalizerReport},
+			OwnerReferences: []metav1.OwnerReference{ownerRef(o.export.UID)},
+		},
+		Spec: corev1.PodSpec{NodeName: "node-7", TerminationGracePeriodSeconds: ptr.To[int64](75)},
+	}
+	return o.pod
+}
+
+func ownerRef(uid types.UID) metav1.OwnerReference {
+	return metav1.OwnerReference{
+		APIVersion: "nbdexport.io/v1alpha1", Kind: "NBDExport", Name: "e", UID: uid, Controller: ptr.To(true)}
+}
+
+// deleted marks a pod as told to end at noon.
+func deleted(pod *corev1.Pod) {
+	at := metav1.NewTime(noon)
+	pod.DeletionTimestamp, pod.DeletionGracePeriodSeconds = &at, ptr.To[int64](75)
+}
+
+// server gives the pod's server a state.
+func server(pod *corev1.Pod, s corev1.ContainerStatus) {
+	s.Name = "nbdserver"
+	pod.Status.ContainerStatuses = []corev1.ContainerStatus{s}
+}
+
+// over ends the pod's server with an exit code and a termination message.
+func over(pod *corev1.Pod, code int, text string) {
+	pod.Status.Phase = corev1.PodSucceeded
+	if code != 0 {
+		pod.Status.Phase = corev1.PodFailed
+	}
+	server(pod, terminated(code, text))
+}
+
+func terminated(code int, text string) corev1.ContainerStatus {
+	return corev1.ContainerStatus{State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
+		ExitCode: int32(code), Message: text, FinishedAt: metav1.NewTime(noon)}}}
+}
+
+// reportOf is a report as the server writes it.
+func reportOf(t *testing.T, condition string, code int) string {
+	t.Helper()
+	b, err := json.Marshal(report.Report{Condition: condition, StartedAt: noon.Add(-time.Minute), FinishedAt: noon,
+		ExitCode: code, ClientsCut: 2, BytesRead: 1 << 40, BytesWritten: 7})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// said is what a plan says about a condition, as "True Reason".
+func said(p plan, kind string) (string, string) {
+	for i := len(p.say) - 1; i >= 0; i-- {
+		if v := p.say[i]; v.kind == kind {
+			status := "False "
+			if v.is {
+				status = "True "
+			}
+			return status + v.reason, v.message
+		}
+	}
+	return "", ""
+}

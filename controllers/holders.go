@@ -1,0 +1,72 @@
+package controllers
+
+import (
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// holder is a pod that has a claim which can be in use on one node only.
+type holder struct {
+	claim string
+	mode  corev1.PersistentVolumeAccessMode
+	pod   *corev1.Pod
+}
+
+// holders are the pods that limit where the export's pod can run: those which
+// are on a node, haven't finished, and use a claim that can't be shared between
+// nodes. They come in the order of the export's volumes.
+func (o *observed) holders() []holder {
+	var out []holder
+	for _, name := range claimNames(o.export) {
+		claim := o.claims[name]
+		if claim == nil {
+			continue
+		}
+		mode, exclusive := exclusiveMode(claim)
+		if !exclusive {
+			continue
+		}
+		users := o.users[name]
+		for i := range users {
+			if users[i].Spec.NodeName != "" && !finished(&users[i]) {
+				out = append(out, holder{name, mode, &users[i]})
+			}
+		}
+	}
+	return out
+}
+
+// exclusiveMode tells whether a claim can be in use on one node only.
+func exclusiveMode(c *corev1.PersistentVolumeClaim) (corev1.PersistentVolumeAccessMode, bool) {
+	modes := c.Spec.AccessModes
+	switch {
+	case slices.Contains(modes, corev1.ReadWriteOncePod):
+		return corev1.ReadWriteOncePod, true
+	case slices.Contains(modes, corev1.ReadWriteMany):
+		return "", false
+	case slices.Contains(modes, corev1.ReadWriteOnce):
+		return corev1.ReadWriteOnce, true
+	}
+	return "", false
+}
+
+// follow is what the export's pod takes over from its surroundings: the
+// node of the pods that hold its claims and what those tolerate there, and the
+// modes of the claims.
+func (o *observed) follow() desired.Facts {
+	f := desired.Facts{Modes: map[string]corev1.PersistentVolumeMode{}}
+	for name := range o.claims {
+		f.Modes[name] = corev1.PersistentVolumeFilesystem
+		if o.isBlock(name) {
+			f.Modes[name] = corev1.PersistentVolumeBlock
+		}
+	}
+	for _, h := range o.holders() {
+		f.Node = h.pod.Spec.NodeName
+		f.Tolerations = append(f.Tolerations, h.pod.Spec.Tolerations...)
+	}
+	return f
+}

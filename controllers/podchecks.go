@@ -1,0 +1,141 @@
+package controllers
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// podChecks judge a pod of the export that is there and isn't going. The last one
+// always finds something.
+var podChecks = []check{serving, reported, notScheduled, imagePullFailed, notCreated, serverFailed, containerFailed, notReady, starting}
+
+func serving(o *observed) (finding, bool) {
+	if c := podCondition(o.pod, corev1.PodReady); c == nil || c.Status != corev1.ConditionTrue {
+		return finding{}, false
+	}
+	return found(v1alpha1.ReasonServing, "clients can connect")
+}
+
+// reported finds a server that has ended while other containers of the pod
+// haven't.
+func reported(o *observed) (finding, bool) {
+	if !reportedEnd(o.pod) {
+		return finding{}, false
+	}
+	return found(v1alpha1.ReasonDraining, "the server has drained and ended: the end of its pod follows")
+}
+
+// notScheduled says why no node takes the pod, in the words of the scheduler and,
+// where that is the cause, of the claims.
+func notScheduled(o *observed) (finding, bool) {
+	c := podCondition(o.pod, corev1.PodScheduled)
+	if o.pod.Spec.NodeName != "" || c == nil || c.Status != corev1.ConditionFalse {
+		return finding{}, false
+	}
+	if f, found := firstOf(claimChecks, o); found {
+		return f, true
+	}
+	for _, h := range o.holders() {
+		return found(v1alpha1.ReasonVolumeInUse, "the pod %s on node %s holds the PersistentVolumeClaim %s, and the export's pod can't run there: %s", h.pod.Name, h.pod.Spec.NodeName, h.claim, brief(c.Message))
+	}
+	for _, name := range claimNames(o.export) {
+		if claim := o.claims[name]; claim != nil && claim.Status.Phase == corev1.ClaimPending {
+			return found(v1alpha1.ReasonClaimPending, "the PersistentVolumeClaim %s isn't bound to a volume: %s", name, brief(c.Message))
+		}
+	}
+	return found(v1alpha1.ReasonUnschedulable, "no node takes the pod %s: %s", o.pod.Name, brief(c.Message))
+}
+
+func imagePullFailed(o *observed) (finding, bool) {
+	for _, s := range statuses(o.pod) {
+		w := s.State.Waiting
+		if w == nil {
+			continue
+		}
+		switch w.Reason {
+		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError":
+			return found(v1alpha1.ReasonImagePullFailed, "the image %s of the container %s can't be had (%s): %s", s.Image, s.Name, w.Reason, brief(w.Message))
+		}
+	}
+	return finding{}, false
+}
+
+// notCreated finds a container that the node can't make or start.
+func notCreated(o *observed) (finding, bool) {
+	for _, s := range statuses(o.pod) {
+		w := s.State.Waiting
+		if w == nil {
+			continue
+		}
+		switch w.Reason {
+		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError", "PostStartHookError":
+			return found(v1alpha1.ReasonContainerFailed, "the container %s can't be started (%s): %s", s.Name, w.Reason, brief(w.Message))
+		}
+	}
+	return finding{}, false
+}
+
+// serverFailed finds a server that ended with an error and has not been well
+// since. Its termination message, or else the end of its log, says why.
+func serverFailed(o *observed) (finding, bool) {
+	s := serverStatus(o.pod)
+	if s == nil {
+		return finding{}, false
+	}
+	t := s.State.Terminated
+	if t == nil && s.State.Waiting != nil {
+		t = s.LastTerminationState.Terminated
+	}
+	if t == nil || t.ExitCode == 0 {
+		return finding{}, false
+	}
+	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and is started again: %s", t.ExitCode, failure(t))
+}
+
+// containerFailed finds an extra container that keeps ending while the server
+// isn't ready.
+func containerFailed(o *observed) (finding, bool) {
+	for _, s := range statuses(o.pod) {
+		if w := s.State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" || s.Name == desired.ServerContainer {
+			continue
+		}
+		last := "without a word"
+		if t := s.LastTerminationState.Terminated; t != nil {
+			last = fmt.Sprintf("with exit code %d: %s", t.ExitCode, failure(t))
+		}
+		return found(v1alpha1.ReasonContainerFailed, "the container %s keeps ending, last %s", s.Name, last)
+	}
+	return finding{}, false
+}
+
+func notReady(o *observed) (finding, bool) {
+	if s := serverStatus(o.pod); s == nil || s.State.Running == nil {
+		return finding{}, false
+	}
+	return found(v1alpha1.ReasonNotReady, "the server runs and takes no new clients: it starts, or has begun to drain")
+}
+
+func starting(o *observed) (finding, bool) {
+	if o.pod.Spec.NodeName == "" {
+		return found(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")
+	}
+	return found(v1alpha1.ReasonStarting, "the pod starts on node %s", o.pod.Spec.NodeName)
+}
+
+// failure is what a container left as its reason to end.
+func failure(t *corev1.ContainerStateTerminated) string {
+	if t.Message == "" {
+		return t.Reason
+	}
+	return brief(t.Message)
+}
+
+// statuses are those of all containers of a pod, the extra ones first, because
+// those start first.
+func statuses(pod *corev1.Pod) []corev1.ContainerStatus {
+	return append(append([]corev1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...)
+}

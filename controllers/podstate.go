@@ -1,0 +1,123 @@
+package controllers
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// finished tells whether all containers of a pod have ended for good.
+func finished(pod *corev1.Pod) bool {
+	return pod.Status.Phase == corev1.PodSucceeded || pod.Status.Phase == corev1.PodFailed
+}
+
+// podOver tells whether no process of a pod runs any more or ever will: only
+// then may another pod have its volumes. Where that is a matter of time, it tells
+// how long.
+//
+// A pod that was deleted by force has to be believed gone at some time, since the
+// node that could say so may not exist any more. It gets the time that its
+// processes had to end.
+func podOver(pod *corev1.Pod, now time.Time) (over bool, again time.Duration) {
+	if finished(pod) {
+		return true, 0
+	}
+	if pod.DeletionTimestamp.IsZero() {
+		return false, 0
+	}
+	if pod.Spec.NodeName == "" {
+		return true, 0
+	}
+	if g := pod.DeletionGracePeriodSeconds; g == nil || *g != 0 {
+		return false, 0
+	}
+	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
+	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
+		grace = *g
+	}
+	if wait := pod.DeletionTimestamp.Add(time.Duration(grace) * time.Second).Sub(now); wait > 0 {
+		return false, wait
+	}
+	return true, 0
+}
+
+// endedAt is when the server of a finished pod ended, or now if nobody knows.
+// An eviction leaves no container states.
+func endedAt(pod *corev1.Pod, now time.Time) time.Time {
+	if s := serverStatus(pod); s != nil && s.State.Terminated != nil && !s.State.Terminated.FinishedAt.IsZero() {
+		return s.State.Terminated.FinishedAt.Time
+	}
+	var last time.Time
+	for _, c := range pod.Status.Conditions {
+		if c.LastTransitionTime.After(last) {
+			last = c.LastTransitionTime.Time
+		}
+	}
+	if last.IsZero() {
+		return pod.CreationTimestamp.Time
+	}
+	return last
+}
+
+// why says in brackets how a pod ended: what its server reports that wasn't clean,
+// or what the kubelet says about it.
+func why(pod *corev1.Pod) string {
+	if r, _, ok := lastReport(pod); ok && !r.Clean() {
+		return fmt.Sprintf(" (its server ended with exit code %d, %d clients cut off: %s)", r.ExitCode, r.ClientsCut, brief(r.Error))
+	}
+	if pod.Status.Reason == "" {
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
+}
+
+// serverStatus is the status of the server's container; nil before there is any.
+func serverStatus(pod *corev1.Pod) *corev1.ContainerStatus {
+	for i := range pod.Status.ContainerStatuses {
+		if pod.Status.ContainerStatuses[i].Name == desired.ServerContainer {
+			return &pod.Status.ContainerStatuses[i]
+		}
+	}
+	return nil
+}
+
+// podCondition is a condition of a pod; nil if it isn't there.
+func podCondition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCondition {
+	for i := range pod.Status.Conditions {
+		if pod.Status.Conditions[i].Type == kind {
+			return &pod.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// pinnedTo is the node that an export's pod was made for; empty if any will do.
+func pinnedTo(pod *corev1.Pod) string {
+	a := pod.Spec.Affinity
+	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
+		return ""
+	}
+	for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
+		for _, f := range t.MatchFields {
+			if f.Key == "metadata.name" && len(f.Values) == 1 {
+				return f.Values[0]
+			}
+		}
+	}
+	return ""
+}
+
+// brief is the end of a text in one line of bounded length. The end, because the
+// last line of a log says most about a failure.
+func brief(s string) string {
+	const most = 500
+	s = strings.Join(strings.Fields(s), " ")
+	if len(s) <= most {
+		return s
+	}
+	return "..." + strings.ToValidUTF8(s[len(s)-most:], "")
+}

@@ -1,0 +1,104 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports/status,verbs=patch
+// +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
+// +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
+
+// Reconciler brings the pods and Services of exports to where their specs and
+// exit conditions want them. All fields have to be set.
+type Reconciler struct {
+	// Client reads from the cache and writes to the API server.
+	client.Client
+	// Live reads from the API server.
+	Live client.Reader
+	// Recorder takes the Events.
+	Recorder events.EventRecorder
+	// Image is the image of the server.
+	Image string
+}
+
+// conflictDelay is when an export is looked at again that had changed between
+// reading and writing: the cache has the change by then.
+const conflictDelay = 50 * time.Millisecond
+
+// Reconcile looks at one export and takes the next step.
+func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var e v1alpha1.NBDExport
+	err := r.Get(ctx, req.NamespacedName, &e)
+	if apierrors.IsNotFound(err) {
+		return r.releaseOrphan(ctx, req)
+	}
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	o, err := r.observe(ctx, &e)
+	if err != nil {
+		return ctrl.Result{}, err
+	}
+	p := decide(o)
+	err = r.apply(ctx, o, &p)
+	if p.releaseExport {
+		err = errors.Join(err, r.releaseExport(ctx, &e))
+	} else {
+		err = errors.Join(err, r.writeStatus(ctx, &e, p))
+	}
+	if onlyConflicts(err) {
+		return ctrl.Result{RequeueAfter: conflictDelay}, nil
+	}
+	return ctrl.Result{RequeueAfter: p.again}, err
+}
+
+// releaseOrphan lets the pod of an export go that was deleted without waiting for
+// it, by somebody who took its finalizer off.
+func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
+	var pod corev1.Pod
+	key := client.ObjectKey{Namespace: req.Namespace, Name: desired.ChildName(req.Name)}
+	if err := r.Get(ctx, key, &pod); err != nil {
+		return ctrl.Result{}, client.IgnoreNotFound(err)
+	}
+	ref := metav1.GetControllerOf(&pod)
+	if ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod) {
+		return ctrl.Result{}, nil
+	}
+	over, again := podOver(&pod, time.Now())
+	if !over {
+		return ctrl.Result{RequeueAfter: again}, nil
+	}
+	return ctrl.Result{}, r.releasePod(ctx, &pod)
+}
+
+// onlyConflicts tells whether all errors are about objects that had changed.
+func onlyConflicts(err error) bool {
+	if err == nil {
+		return false
+	}
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok {
+		return apierrors.IsConflict(err)
+	}
+	for _, e := range joined.Unwrap() {
+		if !onlyConflicts(e) {
+			return false
+		}
+	}
+	return true
+}

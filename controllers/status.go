@@ -1,0 +1,68 @@
+package controllers
+
+import (
+	"context"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// writeStatus writes what a plan says, if it differs from what is there. An
+// export that has changed since it was read is left for the next reconciliation:
+// what is on record about its end must not be overwritten from an old copy.
+func (r *Reconciler) writeStatus(ctx context.Context, e *v1alpha1.NBDExport, p plan) error {
+	base := e.DeepCopy()
+	e.Status = statusOf(e, p)
+	if equality.Semantic.DeepEqual(base.Status, e.Status) {
+		return nil
+	}
+	err := r.Status().Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+	if err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	for _, n := range news(base.Status, e.Status) {
+		r.Recorder.Eventf(e, nil, n.kind, n.reason, n.action, "%s", n.note)
+	}
+	return nil
+}
+
+// statusOf is the status of an export after a plan.
+func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
+	s := *e.Status.DeepCopy()
+	if p.exit != nil {
+		s.Exit = p.exit
+	}
+	if p.served {
+		s.ServiceName = desired.ChildName(e.Name)
+		s.URI = desired.URI(e, e.Spec.Volumes[0].Name)
+		s.Volumes = nil
+		for _, v := range e.Spec.Volumes {
+			s.Volumes = append(s.Volumes, v1alpha1.VolumeStatus{Name: v.Name, URI: desired.URI(e, v.Name)})
+		}
+	}
+	if p.pod == podCreate {
+		s.PodName = desired.ChildName(e.Name)
+	}
+	for _, v := range p.say {
+		status := metav1.ConditionFalse
+		if v.is {
+			status = metav1.ConditionTrue
+		}
+		meta.SetStatusCondition(&s.Conditions, metav1.Condition{
+			Type:               v.kind,
+			Status:             status,
+			Reason:             v.reason,
+			Message:            v.message,
+			ObservedGeneration: e.Generation,
+		})
+	}
+	if len(p.say) > 0 {
+		s.ObservedGeneration = e.Generation
+	}
+	return s
+}

@@ -1,0 +1,106 @@
+package controllers
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+const (
+	// indexClaim finds pods and exports by a claim that they use.
+	indexClaim = "nbdexport.claim"
+	// indexTarget finds exports by a pod whose deletion ends them.
+	indexTarget = "nbdexport.target"
+)
+
+// SetupWithManager makes a manager run the reconciler whenever something happens
+// that concerns an export. Nothing is polled.
+func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opts controller.Options) error {
+	index := mgr.GetFieldIndexer()
+	for _, i := range []struct {
+		obj   client.Object
+		field string
+		of    client.IndexerFunc
+	}{
+		{&corev1.Pod{}, indexClaim, func(o client.Object) []string { return claimsOfPod(o.(*corev1.Pod)) }},
+		{&v1alpha1.NBDExport{}, indexClaim, func(o client.Object) []string { return claimNames(o.(*v1alpha1.NBDExport)) }},
+		{&v1alpha1.NBDExport{}, indexTarget, func(o client.Object) []string { return targetNames(o.(*v1alpha1.NBDExport)) }},
+	} {
+		if err := index.IndexField(ctx, i.obj, i.field, i.of); err != nil {
+			return err
+		}
+	}
+	return ctrl.NewControllerManagedBy(mgr).
+		Named("nbdexport").
+		For(&v1alpha1.NBDExport{}).
+		Owns(&corev1.Pod{}).
+		Owns(&corev1.Service{}).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
+		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfClaim)).
+		WithOptions(opts).
+		Complete(r)
+}
+
+// podMoved lets those changes of a pod through that concern others: it is there,
+// on a node, on its way out, over.
+func podMoved() predicate.Predicate {
+	return predicate.Funcs{UpdateFunc: func(u event.UpdateEvent) bool {
+		from, to := u.ObjectOld.(*corev1.Pod), u.ObjectNew.(*corev1.Pod)
+		return from.UID != to.UID ||
+			from.Spec.NodeName != to.Spec.NodeName ||
+			from.Status.Phase != to.Status.Phase ||
+			from.DeletionTimestamp.IsZero() != to.DeletionTimestamp.IsZero()
+	}}
+}
+
+// exportsOfPod are the exports that a pod ends, and those whose claims it uses.
+func (r *Reconciler) exportsOfPod(ctx context.Context, o client.Object) []reconcile.Request {
+	out := r.exportsBy(ctx, o.GetNamespace(), indexTarget, o.GetName())
+	for _, claim := range claimsOfPod(o.(*corev1.Pod)) {
+		out = append(out, r.exportsBy(ctx, o.GetNamespace(), indexClaim, claim)...)
+	}
+	return out
+}
+
+// exportsOfClaim are the exports of a claim.
+func (r *Reconciler) exportsOfClaim(ctx context.Context, o client.Object) []reconcile.Request {
+	return r.exportsBy(ctx, o.GetNamespace(), indexClaim, o.GetName())
+}
+
+func (r *Reconciler) exportsBy(ctx context.Context, namespace, field, value string) []reconcile.Request {
+	var list v1alpha1.NBDExportList
+	err := r.List(ctx, &list, client.InNamespace(namespace), client.MatchingFields{field: value})
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "can't look up the exports that are concerned", "field", field, "value", value)
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range list.Items {
+		out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: namespace, Name: list.Items[i].Name}})
+	}
+	return out
+}
+
+// claimsOfPod are the claims that a pod uses, those of its ephemeral volumes too.
+func claimsOfPod(pod *corev1.Pod) []string {
+	return collect(pod.Spec.Volumes, func(v corev1.Volume) string {
+		switch {
+		case v.PersistentVolumeClaim != nil:
+			return v.PersistentVolumeClaim.ClaimName
+		case v.Ephemeral != nil:
+			return pod.Name + "-" + v.Name
+		}
+		return ""
+	})
+}

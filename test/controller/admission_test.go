@@ -1,0 +1,188 @@
+package controller_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// accepted is the smallest spec with one of everything that a case below spoils.
+const accepted = `
+volumes:
+- name: disk
+  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}
+- name: scratch
+  source: {memory: {size: 1Mi}}
+  access: ReadWrite
+exitWhen:
+- name: vm-gone
+  podDeleted: {name: vm}
+- name: stop
+  fileCreated: {path: /run/nbdexport/stop}
+- name: asked
+  script: {command: [/bin/true]}
+drain: {timeoutSeconds: 60}
+tls: {mode: Disabled}
+template:
+  containers:
+  - {name: companion, image: example.test/companion}
+  volumes:
+  - {name: data, emptyDir: {}}
+`
+
+// TestAdmission applies objects that the API server has to refuse, and reads
+// whether its message names the field and says what is wrong.
+func TestAdmission(t *testing.T) {
+	ns := namespace(t)
+	cases := []struct {
+		name, old, new string
+		want           []string
+	}{
+		{"two sources", "memory: {size: 1Mi}", "memory: {size: 1Mi}, persistentVolumeClaim: {claimName: x}",
+			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim memory] must be set"}},
+		{"no source", "{memory: {size: 1Mi}}", "{}",
+			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim memory] must be set"}},
+		{"source missing", "source: {memory: {size: 1Mi}}", "",
+			[]string{"spec.volumes[1].source: Required value"}},
+		{"unknown access", "access: ReadWrite", "access: WriteOnly",
+			[]string{"spec.volumes[1].access", `"WriteOnly"`, `"ReadOnly", "ReadWrite"`}},
+		{"unknown policy", "timeoutSeconds: 60", "policy: Wait",
+			[]string{"spec.drain.policy", `"Wait"`, `"Refuse", "Disconnect"`}},
+		{"unknown field", "drain: {", "drein: {}\ndrain: {", []string{`unknown field "spec.drein"`}},
+		{"volumes missing", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n", "",
+			[]string{"spec.volumes: Required value"}},
+		{"volumes empty", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n", "volumes: []\n",
+			[]string{"spec.volumes", "should have at least 1 items"}},
+		{"volume listed twice", "name: scratch", "name: disk",
+			[]string{"spec.volumes[1]: Duplicate value"}},
+		{"volume name", "name: scratch", "name: Scratch_1",
+			[]string{"spec.volumes[1].name", "should match"}},
+		{"absolute path", "images/disk.raw", "/etc/passwd",
+			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "relative to the root of the claim"}},
+		{"path upwards", "images/disk.raw", "images/../../disk.raw",
+			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "relative to the root of the claim"}},
+		{"path with comma", "images/disk.raw", `"disk.raw,access=read-write"`,
+			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "comma or a colon"}},
+		{"size zero", "size: 1Mi", "size: 0", []string{"spec.volumes[1].source.memory.size", "above zero"}},
+		{"size fraction", "size: 1Mi", "size: \"1.5\"", []string{"spec.volumes[1].source.memory.size", "whole number of bytes"}},
+		{"size no number", "size: 1Mi", "size: big", []string{"spec.volumes[1].source.memory.size"}},
+		{"tls missing", "tls: {mode: Disabled}", "", []string{"spec.tls: Required value"}},
+		{"tls mode missing", "tls: {mode: Disabled}", "tls: {}", []string{"spec.tls.mode: Required value"}},
+		{"tls Required", "mode: Disabled", "mode: Required",
+			[]string{"spec.tls.mode", `Unsupported value: "Required"`, `"Disabled"`}},
+		{"two kinds of condition", "fileCreated: {path: /run/nbdexport/stop}", "fileCreated: {path: /run/nbdexport/stop}\n  podDeleted: {name: vm}",
+			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script] must be set"}},
+		{"no kind of condition", "\n  fileCreated: {path: /run/nbdexport/stop}", "",
+			[]string{"spec.exitWhen[1]", "exactly one of the fields in"}},
+		{"sentinel elsewhere", "/run/nbdexport/stop", "/tmp/nbdexport/stop-here",
+			[]string{"spec.exitWhen[1].fileCreated.path", "beneath /run/nbdexport/"}},
+		{"sentinel upwards", "/run/nbdexport/stop", "/run/nbdexport/../stop",
+			[]string{"spec.exitWhen[1].fileCreated.path", "beneath /run/nbdexport/"}},
+		{"sentinel is the directory", "/run/nbdexport/stop", "/run/nbdexport/",
+			[]string{"spec.exitWhen[1].fileCreated.path", "beneath /run/nbdexport/"}},
+		{"sentinel is the report", "/run/nbdexport/stop", "/run/nbdexport/report.json",
+			[]string{"spec.exitWhen[1].fileCreated.path", "the server's own"}},
+		{"script without command", "command: [/bin/true]", "command: []",
+			[]string{"spec.exitWhen[2].script.command", "at least 1 items"}},
+		{"grace beyond timeout", "timeoutSeconds: 60", "timeoutSeconds: 60, graceSeconds: 61",
+			[]string{"spec.drain.graceSeconds", "graceSeconds must not be longer than timeoutSeconds"}},
+		{"grace beyond default timeout", "timeoutSeconds: 60", "graceSeconds: 601",
+			[]string{"spec.drain.graceSeconds", "graceSeconds must not be longer than timeoutSeconds"}},
+		{"timeout zero", "timeoutSeconds: 60", "timeoutSeconds: 0", []string{"spec.drain.timeoutSeconds", "greater than or equal to 1"}},
+		{"poll zero", "drain:", "pollSeconds: 0\ndrain:", []string{"spec.pollSeconds", "greater than or equal to 1"}},
+		{"port", "drain:", "service: {port: 65536}\ndrain:", []string{"spec.service.port", "less than or equal to 65535"}},
+		{"container name taken", "name: companion", "name: nbdserver",
+			[]string{"spec.template.containers", "the container name nbdserver is taken by the server"}},
+		{"volume name taken", "name: data", "name: nbdexport-run",
+			[]string{"spec.template.volumes", "begin with nbdexport-"}},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			if strings.Count(accepted, c.old) != 1 {
+				t.Fatalf("%q isn't there exactly once to be replaced", c.old)
+			}
+			err := create(t, ns, "bad", strings.Replace(accepted, c.old, c.new, 1))
+			if err == nil {
+				t.Fatal("was accepted")
+			}
+			for _, want := range c.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the message lacks %q:\n%v", want, err)
+				}
+			}
+		})
+	}
+}
+
+// TestDefaults reads back what the API server fills in.
+func TestDefaults(t *testing.T) {
+	ns := namespace(t)
+	if err := create(t, ns, "good", accepted); err != nil {
+		t.Fatal(err)
+	}
+	var e v1alpha1.NBDExport
+	get(t, client.ObjectKey{Namespace: ns, Name: "good"}, &e)
+	s := e.Spec
+	if s.PollSeconds != 60 || s.Drain.TimeoutSeconds != 60 || s.Drain.GraceSeconds != nil || s.Drain.Policy != v1alpha1.DrainRefuse ||
+		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 {
+		t.Errorf("defaults: %+v", s)
+	}
+}
+
+// TestSpecImmutable changes every part of the spec and is refused, and changes
+// metadata and is not.
+func TestSpecImmutable(t *testing.T) {
+	ns := namespace(t)
+	if err := create(t, ns, "fixed", accepted); err != nil {
+		t.Fatal(err)
+	}
+	changes := map[string]func(*v1alpha1.NBDExport){
+		"volume":   func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite },
+		"exitWhen": func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = nil },
+		"drain":    func(e *v1alpha1.NBDExport) { e.Spec.Drain.TimeoutSeconds = 61 },
+		"port":     func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 },
+		"poll":     func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds = 1 },
+		"template": func(e *v1alpha1.NBDExport) {
+			e.Spec.Template.Containers[0].Env = []corev1.EnvVar{{Name: "a", Value: "b"}}
+		},
+	}
+	for name, change := range changes {
+		t.Run(name, func(t *testing.T) {
+			var e v1alpha1.NBDExport
+			get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
+			change(&e)
+			err := kube.Update(context.Background(), &e)
+			if err == nil || !strings.Contains(err.Error(), "spec is immutable: delete the export and create it anew") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	var e v1alpha1.NBDExport
+	get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
+	base := e.DeepCopy()
+	e.Labels = map[string]string{"a": "b"}
+	if err := kube.Patch(context.Background(), &e, client.MergeFrom(base)); err != nil {
+		t.Error(err)
+	}
+}
+
+// create applies a spec in YAML with strict validation, as kubectl does.
+func create(t *testing.T, ns, name, spec string) error {
+	t.Helper()
+	var fields map[string]any
+	if err := yaml.Unmarshal([]byte(spec), &fields); err != nil {
+		t.Fatal(err)
+	}
+	u := &unstructured.Unstructured{Object: map[string]any{"spec": fields}}
+	u.SetGroupVersionKind(v1alpha1.GroupVersion.WithKind("NBDExport"))
+	u.SetNamespace(ns)
+	u.SetName(name)
+	return client.WithFieldValidation(kube, "Strict").Create(context.Background(), u)
+}

@@ -1,0 +1,112 @@
+// Package controller_test runs the operator against a real API server and etcd.
+// There is no kubelet and no scheduler: the tests play their part by writing
+// the status of pods.
+package controller_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+	"sigs.k8s.io/yaml"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+var (
+	// kube reaches the API server as its administrator.
+	kube client.Client
+	// operator is how the operator reaches the API server: with the rights that
+	// config/rbac gives it, and no others.
+	operator *rest.Config
+	scheme   = runtime.NewScheme()
+)
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(code)
+}
+
+// run starts an API server with the CRD in it, runs the tests and stops it.
+func run(m *testing.M) (code int, err error) {
+	assets := os.Getenv("KUBEBUILDER_ASSETS")
+	if assets == "" {
+		return 0, fmt.Errorf("these tests need a kube-apiserver and an etcd: set KUBEBUILDER_ASSETS to their directory (make test does)")
+	}
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return 0, err
+		}
+	}
+	env := &envtest.Environment{
+		Scheme:                scheme,
+		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd")},
+		ErrorIfCRDPathMissing: true,
+		BinaryAssetsDirectory: assets,
+	}
+	ctrl.SetLogger(logr.Discard())
+	admin, err := env.Start()
+	if err != nil {
+		return 0, fmt.Errorf("can't start the API server from %s: %w", assets, err)
+	}
+	defer func() {
+		if serr := env.Stop(); err == nil {
+			err = serr
+		}
+	}()
+	// The client of the tests must not wait.
+	admin.QPS, admin.Burst = -1, -1
+	if kube, err = client.New(admin, client.Options{Scheme: scheme}); err != nil {
+		return 0, err
+	}
+	if err := installRBAC(); err != nil {
+		return 0, err
+	}
+	user, err := env.AddUser(envtest.User{Name: "system:serviceaccount:nbdexport-system:nbdexport-manager"}, nil)
+	if err != nil {
+		return 0, err
+	}
+	operator = user.Config()
+	return m.Run(), nil
+}
+
+// installRBAC gives the operator's service account its rights, out of the
+// manifests.
+func installRBAC() error {
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "nbdexport-system"}}
+	if err := kube.Create(context.Background(), ns); err != nil {
+		return err
+	}
+	for _, name := range []string{
+		"role", "role_binding", "leader_election_role", "leader_election_role_binding", "metrics_auth_role", "metrics_auth_role_binding",
+	} {
+		text, err := os.ReadFile(filepath.Join("..", "..", "config", "rbac", name+".yaml"))
+		if err != nil {
+			return err
+		}
+		var u unstructured.Unstructured
+		if err := yaml.Unmarshal(text, &u.Object); err != nil {
+			return fmt.Errorf("config/rbac/%s.yaml: %w", name, err)
+		}
+		if err := kube.Create(context.Background(), &u); err != nil {
+			return fmt.Errorf("config/rbac/%s.yaml: %w", name, err)
+		}
+	}
+	return nil
+}
