@@ -1,0 +1,59 @@
+# What a person does with this repository; "make help" lists it.
+# Scripts in hack/ do the work, and can be called by themselves.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+export NBDEXPORT_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/nbdexport
+# etcd and kube-apiserver for the controller's tests.
+export KUBEBUILDER_ASSETS ?= $(NBDEXPORT_CACHE)/bin
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+IMAGE ?= localhost/nbdexport:dev
+FUZZTIME ?= 30s
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build the binaries into bin/.
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
+
+.PHONY: generate
+generate: ## Write what is generated: deep copies, CRD, RBAC.
+	hack/generate.sh
+
+.PHONY: test
+test: ## Everything: unit, controller, interop and end-to-end tests. Needs root.
+	hack/test.sh all
+
+.PHONY: test-unit
+test-unit: ## The quick part of the tests, for people without root.
+	hack/test.sh unit
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (30s).
+	hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: lint
+lint: ## Look for what compilers don't: golangci-lint with .golangci.yml.
+	hack/lint.sh
+
+.PHONY: demo
+demo: ## The main job on a real cluster of one machine. CLUSTER=current uses yours.
+	hack/demo.sh
+
+.PHONY: demo-down
+demo-down: ## Stop everything that the demo started.
+	hack/cluster/down.sh
+
+.PHONY: image
+image: ## Build the container image without a container engine.
+	hack/image.sh
+
+.PHONY: docker-build
+docker-build: ## Build the container image IMAGE with docker.
+	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+.PHONY: clean
+clean: ## Remove what was built here; the cache stays in NBDEXPORT_CACHE.
+	rm -rf bin dist

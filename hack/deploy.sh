@@ -1,0 +1,11 @@
+#!/bin/bash
+# Installs the CRD, the RBAC rules and the manager into the cluster of the
+# current context, with IMAGE for the manager and the servers.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${IMAGE:=localhost/nbdexport:dev}"
+# Client-side apply, as the README has it: the CRD must stay small enough.
+kubectl kustomize config/default | sed -E "s#(image|value): nbdexport:dev\$#\\1: $IMAGE#" | kubectl apply -f -
+# A rebuilt image has the same name.
+kubectl -n nbdexport-system rollout restart deployment/nbdexport-manager >/dev/null
+kubectl -n nbdexport-system rollout status deployment/nbdexport-manager --timeout=120s

@@ -1,0 +1,59 @@
+#!/bin/bash
+# Runs the tests.
+#   test.sh unit   what needs nothing but Go
+#   test.sh all    everything, on a machine that this script may change: it
+#                  installs Debian packages, builds Kubernetes from Go modules
+#                  (kept in the cache) and starts a one-machine cluster of it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+: "${NBDEXPORT_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/nbdexport}"
+export KUBEBUILDER_ASSETS=${KUBEBUILDER_ASSETS:-$NBDEXPORT_CACHE/bin}
+
+say() { echo "test: $(printf '%4d s  ' "$SECONDS")$*" >&2; }
+die() {
+  echo "test: $*" >&2
+  exit 1
+}
+command -v go >/dev/null || die "go is not in PATH: install the Go version that go.mod names"
+
+# The race detector needs a C compiler; without one the tests still run.
+race=-race
+command -v gcc >/dev/null || race=
+[ -n "$race" ] || say "no gcc: running without the race detector"
+
+unit() {
+  local unformatted
+  unformatted=$(gofmt -l .)
+  [ -z "$unformatted" ] || die "not formatted, run gofmt -w on: $unformatted"
+  go vet ./...
+  # test/ needs real peers: an API server, NBD clients, a cluster.
+  mapfile -t packages < <(go list ./... | grep -v /test/)
+  go test $race "$@" -timeout 10m "${packages[@]}"
+}
+
+case ${1:-} in
+unit) unit ;;
+all)
+  [ "$(id -u)" = 0 ] || die "needs root: it installs packages, makes loop devices and starts a cluster. Run it as root, or only the quick part with 'make test-unit'"
+  say "Debian packages"
+  hack/deps.sh cluster interop
+  [ -n "$race" ] || die "needs gcc for the race detector: apt-get install gcc libc6-dev"
+  say "Kubernetes from Go modules"
+  hack/cluster/build.sh
+  say "unit tests"
+  unit -tags root
+  say "controllers on a real API server"
+  go test $race -timeout 15m ./test/controller/...
+  say "interop with NBD clients"
+  go test $race -timeout 15m ./test/interop/...
+  say "end to end on a cluster"
+  hack/image.sh
+  trap hack/cluster/down.sh EXIT
+  KUBECONFIG=$(hack/cluster/up.sh)
+  export KUBECONFIG
+  hack/cluster/load.sh "$NBDEXPORT_CACHE"/images/{nbdexport,nbd-client}.tar
+  go test -tags e2e -timeout 20m -count=1 -v ./test/e2e/...
+  say "all passed"
+  ;;
+*) die "usage: test.sh unit|all" ;;
+esac

@@ -1,0 +1,39 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os"
+	"os/exec"
+	"regexp"
+	"testing"
+)
+
+// TestDemo runs the demo, which checks each of its steps, and looks at what it
+// says and leaves.
+func TestDemo(t *testing.T) {
+	cmd := exec.Command("hack/demo.sh")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CLUSTER=current")
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatalf("hack/demo.sh: %v", err)
+	}
+	// The disk, the first copy and the slow one.
+	sums := regexp.MustCompile(`(?m)^sha256    ([0-9a-f]{64})$`).FindAllSubmatch(out, -1)
+	if len(sums) != 3 || string(sums[0][1]) != string(sums[1][1]) || string(sums[0][1]) != string(sums[2][1]) {
+		t.Errorf("sha256 sums are %q, not three times the same", sums)
+	}
+	n := &namespace{t, "nbdexport-demo"}
+	n.expect("vm-disk", map[string]string{
+		".status.exit.condition": "vm-gone",
+		".status.exit.reason":    "PodDeleted",
+		".status.exit.clean":     "true",
+	})
+	pod := n.field("vm-disk", ".status.podName")
+	if code := n.kubectl("get", "pod", pod, "-o", `jsonpath={.status.containerStatuses[?(@.name=="nbdserver")].state.terminated.exitCode}`); code != "0" {
+		t.Errorf("the server's exit code is %q", code)
+	}
+	n.kubectl("delete", "namespace", n.name, "--timeout=60s")
+}

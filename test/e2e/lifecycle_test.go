@@ -1,0 +1,113 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+// scratch is an export of 64 MiB of memory with a short drain.
+const scratch = `
+apiVersion: nbdexport.io/v1alpha1
+kind: NBDExport
+metadata: {name: e}
+spec:
+  volumes:
+  - {name: scratch, source: {memory: {size: 64Mi}}, access: ReadWrite}
+  exitWhen:
+  - {name: asked-to, fileCreated: {path: /run/nbdexport/stop}}
+  drain: {timeoutSeconds: 40, graceSeconds: 35}
+  tls: {mode: Disabled}`
+
+// slowCopy reads the export in a client pod, a piece at a time, until the file
+// /tmp/go-on lets it run free. It returns when the copy has begun; the result
+// is sent when it has ended.
+func (n *namespace) slowCopy(uri string) <-chan string {
+	n.Helper()
+	done := make(chan string, 1)
+	go func() {
+		out, err := exec.Command("kubectl", "-n", n.name, "exec", "client", "--", "sh", "-c",
+			"nbdcopy '"+uri+"' - | { head -c 1048576; touch /tmp/begun; until [ -e /tmp/go-on ]; do sleep 0.1; done; cat; } | sha256sum").CombinedOutput()
+		if err != nil {
+			out = append(out, err.Error()...)
+		}
+		done <- string(out)
+	}()
+	n.eventually("the copy begins", func() bool {
+		_, err := n.try("exec", "client", "--", "test", "-e", "/tmp/begun")
+		return err == nil
+	})
+	return done
+}
+
+// fill writes a pattern over the whole export and returns its sha256.
+func (n *namespace) fill(uri string) string {
+	n.Helper()
+	n.sh("qemu-io -f raw -c 'write -f -P 0x5a 0 64M' '" + uri + "'")
+	return n.sh("dd if=/dev/zero bs=1M count=64 2>/dev/null | tr '\\000' '\\132' | sha256sum")
+}
+
+// The export is deleted while a copy is under way: the copy ends well, and then
+// nothing is left.
+func TestDeleteWhileCopying(t *testing.T) {
+	n := newNamespace(t)
+	n.client()
+	n.apply(scratch)
+	uri := n.ready("e")
+	want := n.fill(uri)
+	copied := n.slowCopy(uri)
+	n.kubectl("delete", "nbdexport", "e", "--wait=false")
+	n.eventually("newcomers are refused", func() bool {
+		_, err := n.try("exec", "client", "--", "timeout", "3", "nbdinfo", "--size", uri)
+		return err != nil
+	})
+	n.sh("touch /tmp/go-on")
+	if got := <-copied; strings.TrimSpace(got) != want {
+		t.Errorf("the copy is %q, not %q", got, want)
+	}
+	n.eventually("export, pod and Service are gone", func() bool {
+		out := n.kubectl("get", "nbdexport,pod,service", "-o", "name")
+		return out == "pod/client"
+	})
+}
+
+// The export's pod is deleted by hand: it drains, and another one follows.
+func TestPodDeletedByHand(t *testing.T) {
+	n := newNamespace(t)
+	n.client()
+	n.apply(scratch)
+	n.await("e", "Ready", "True")
+	pod := n.field("e", ".status.podName")
+	first := n.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+	n.kubectl("delete", "pod", pod, "--timeout=60s")
+	n.eventually("another pod follows", func() bool {
+		uid, err := n.try("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+		return err == nil && uid != first
+	})
+	n.ready("e")
+	n.expect("e", map[string]string{".status.exit": ""})
+}
+
+// A client that never leaves is cut off at the timeout. That is said, and the
+// server, whose exit code makes the kubelet restart it, doesn't serve again.
+func TestClientCutOff(t *testing.T) {
+	n := newNamespace(t)
+	n.client()
+	n.apply(strings.Replace(scratch, "timeoutSeconds: 40, graceSeconds: 35", "timeoutSeconds: 3, graceSeconds: 1", 1) +
+		companion("while :; do sleep 1; done"))
+	uri := n.ready("e")
+	n.fill(uri)
+	n.slowCopy(uri)
+	n.kubectl("exec", n.field("e", ".status.podName"), "-c", "companion", "--", "touch", "/run/nbdexport/stop")
+	n.await("e", "Complete", "True")
+	n.await("e", "Failed", "True")
+	if r := n.reason("e", "Failed"); r != "ClientsCutOff" {
+		t.Errorf("Failed has reason %q", r)
+	}
+	n.expect("e", map[string]string{".status.exit.condition": "asked-to", ".status.exit.clean": "false"})
+	n.eventually("the pod has succeeded", func() bool {
+		return n.kubectl("get", "pod", n.field("e", ".status.podName"), "-o", "jsonpath={.status.phase}") == "Succeeded"
+	})
+}
