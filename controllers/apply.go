@@ -67,8 +67,13 @@ func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error 
 }
 
 // refused puts it into the plan when the API server refuses an object. The error
-// is still returned: a quota may be free at the next try.
+// is still returned: a quota may be free at the next try. A namespace that is
+// being deleted takes nothing new, and soon deletes the export: that is no
+// trouble to report.
 func (p *plan) refused(what string, err error) error {
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return nil
+	}
 	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
 		p.say = append(p.say, blocked(finding{v1alpha1.ReasonPodRejected,
 			fmt.Sprintf("the API server refuses %s: %s", what, brief(err.Error()))})...)

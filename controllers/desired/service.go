@@ -11,6 +11,12 @@ import (
 )
 
 // Service is how clients reach the pod of an export.
+//
+// It leads to the pod from the moment at which the pod has an address, ready or
+// not: the nodes learn of that a second or so before the server is ready, and
+// so a client that waits for Ready gets through. Nobody is let in who shouldn't
+// be: before the server serves, and from the first moment of its drain, it
+// refuses connections itself.
 func Service(e *v1alpha1.NBDExport) *corev1ac.ServiceApplyConfiguration {
 	return corev1ac.Service(ChildName(e.Name), e.Namespace).
 		WithLabels(Labels(e.Name)).
@@ -18,6 +24,7 @@ func Service(e *v1alpha1.NBDExport) *corev1ac.ServiceApplyConfiguration {
 		WithSpec(corev1ac.ServiceSpec().
 			WithType(corev1.ServiceTypeClusterIP).
 			WithSelector(selector(e.Name)).
+			WithPublishNotReadyAddresses(true).
 			WithPorts(corev1ac.ServicePort().
 				WithName("nbd").
 				WithProtocol(corev1.ProtocolTCP).
@@ -33,7 +40,7 @@ func ServiceMatches(e *v1alpha1.NBDExport, s *corev1.Service) bool {
 			return false
 		}
 	}
-	if s.Spec.Type != corev1.ServiceTypeClusterIP || len(s.Spec.Ports) != 1 || !maps.Equal(s.Spec.Selector, selector(e.Name)) {
+	if s.Spec.Type != corev1.ServiceTypeClusterIP || !s.Spec.PublishNotReadyAddresses || len(s.Spec.Ports) != 1 || !maps.Equal(s.Spec.Selector, selector(e.Name)) {
 		return false
 	}
 	p := s.Spec.Ports[0]
