@@ -93,6 +93,9 @@ func (c *Conn) send(header, data []byte) {
 		_, err = bufs.WriteTo(c.nc)
 	}
 	if err != nil {
+		// What the client has asked for is of no use to anybody, and may be a
+		// lot of work.
+		c.cancel()
 		c.nc.Close()
 	}
 }

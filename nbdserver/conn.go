@@ -212,5 +212,5 @@ func (c *Conn) hangUp() {
 		return
 	}
 	c.nc.SetReadDeadline(time.Now().Add(lingerTimeout))
-	io.Copy(io.Discard, c.nc)
+	_, _ = io.Copy(io.Discard, c.nc) // until it closes, breaks, or the time is over
 }

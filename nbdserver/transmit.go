@@ -172,11 +172,11 @@ func (c *Conn) begin(r wire.Request) error {
 	select {
 	case c.slots <- struct{}{}:
 	case <-c.ctx.Done():
-		return errCut
+		return errGone
 	}
 	if err := c.memory.Acquire(c.ctx, payload(r)); err != nil {
 		<-c.slots
-		return errCut
+		return errGone
 	}
 	c.inFlight.Add(1)
 	c.srv.inFlight.Add(1)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -60,9 +61,13 @@ func statusPage(srv *nbdserver.Server) http.HandlerFunc {
 	}
 }
 
-// serveHTTP serves h on l until the process ends. The timeouts keep a client
-// that stalls from holding a connection for ever.
-func serveHTTP(l net.Listener, h http.Handler, log *zap.Logger) {
+// lastAnswers is how long the end of the process waits for answers that are
+// under way, such as that to the very request that began the drain.
+const lastAnswers = time.Second
+
+// serveHTTP serves h on l until stop is called. The timeouts keep a client that
+// stalls from holding a connection for ever.
+func serveHTTP(l net.Listener, h http.Handler, log *zap.Logger) (stop func()) {
 	s := &http.Server{
 		Handler:           h,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -71,7 +76,15 @@ func serveHTTP(l net.Listener, h http.Handler, log *zap.Logger) {
 		IdleTimeout:       time.Minute,
 		ErrorLog:          zap.NewStdLog(log.Named("http")),
 	}
-	if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-		log.Error("http", zap.Error(err))
+	go func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			log.Error("http", zap.Error(err))
+		}
+	}()
+	return func() {
+		ctx, cancel := context.WithTimeout(context.Background(), lastAnswers)
+		defer cancel()
+		// Who isn't done by then is cut off by the end of the process.
+		_ = s.Shutdown(ctx)
 	}
 }

@@ -58,10 +58,10 @@ func uri(l net.Addr, export string) string {
 	u := url.URL{Scheme: "nbd", Path: "/" + export}
 	switch a := l.(type) {
 	case *net.UnixAddr:
-		u.Scheme = "nbd+unix"
-		u.RawQuery = "socket=" + url.QueryEscape(a.Name)
-		// An empty host, written out: nbd+unix:///NAME?socket=PATH.
-		return u.Scheme + "://" + u.EscapedPath() + "?" + u.RawQuery
+		// A blank is %20: to NBD clients a + is a plus sign. The host is empty,
+		// but written out: nbd+unix:///NAME?socket=PATH.
+		socket := strings.ReplaceAll(url.QueryEscape(a.Name), "+", "%20")
+		return "nbd+unix://" + u.EscapedPath() + "?socket=" + socket
 	case *net.TCPAddr:
 		host := a.IP.String()
 		if a.IP.IsUnspecified() {

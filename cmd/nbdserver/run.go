@@ -125,10 +125,10 @@ func (f serveFlags) run(srv *nbdserver.Server, o *openedListeners, conditions *e
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if o.http != nil {
-		go serveHTTP(o.http, readOnlyPages(srv), log)
+		defer serveHTTP(o.http, readOnlyPages(srv), log)()
 	}
 	if o.control != nil {
-		go serveHTTP(o.control, controlPages(srv), log)
+		defer serveHTTP(o.control, controlPages(srv), log)()
 	}
 	for _, l := range o.nbd {
 		log.Info("listening", zap.Stringer("address", l.Addr()))
@@ -141,17 +141,21 @@ func (f serveFlags) run(srv *nbdserver.Server, o *openedListeners, conditions *e
 	}
 	watching := watch(ctx, conditions)
 	fired := watching
+	signaled := false
 	for {
 		select {
 		case e := <-fired: // closed only after ctx has ended
 			fired = nil
 			srv.BeginDrain(e.Condition)
 		case s := <-signals:
-			if srv.Phase() == nbdserver.Serving {
+			// The first one begins a drain, or joins one that something else
+			// began: after a preStop hook the kubelet sends SIGTERM too.
+			if !signaled {
+				signaled = true
 				srv.BeginDrain(signalCondition(s))
 				continue
 			}
-			log.Warn("a signal during the drain: closing at once", zap.Stringer("signal", s))
+			log.Warn("a second signal: closing at once", zap.Stringer("signal", s))
 			go srv.Close()
 		case <-srv.Done():
 			cancel()

@@ -122,17 +122,20 @@ func serve(f serveFlags, args []string) error {
 	if done, err := f.alreadyTrue(conditions, signals, log); done || err != nil {
 		return err
 	}
-	listeners, err := f.openListeners()
-	if err != nil {
-		return err
-	}
-	defer listeners.close()
+	// Nobody connects to a server that finds out later that it can't serve.
 	exports, err := openVolumes(volumes)
 	if err != nil {
 		return err
 	}
+	listeners, err := f.openListeners()
+	if err != nil {
+		closeVolumes(exports)
+		return err
+	}
+	defer listeners.close()
 	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, Log: log}
 	if err := f.announce(listeners, exports); err != nil {
+		closeVolumes(exports)
 		return err
 	}
 	return f.run(srv, listeners, conditions, signals, log)

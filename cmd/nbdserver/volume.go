@@ -150,14 +150,19 @@ func openVolumes(volumes []volume) ([]*nbdserver.Export, error) {
 	for _, v := range volumes {
 		b, err := v.open()
 		if err != nil {
-			for _, e := range exports {
-				e.Backend.Close()
-			}
-			return nil, fmt.Errorf("volume %q: %w", v.name, err)
+			closeVolumes(exports)
+			return nil, err // names the volume
 		}
 		exports = append(exports, &nbdserver.Export{Name: v.name, ReadOnly: v.readOnly, Backend: b})
 	}
 	return exports, nil
+}
+
+// closeVolumes closes what was opened and never served.
+func closeVolumes(exports []*nbdserver.Export) {
+	for _, e := range exports {
+		e.Backend.Close()
+	}
 }
 
 func (v volume) open() (backend.Backend, error) {
