@@ -1,0 +1,188 @@
+package interop
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// hostile are clients that don't mean it. Each gets a fresh connection and has
+// done its worst when it returns; then the connection is closed.
+var hostile = map[string]func(net.Conn){
+	"says nothing": func(net.Conn) {},
+	"garbage": func(c net.Conn) {
+		c.Write(random(1, 4096))
+		io.Copy(io.Discard, c)
+	},
+	"wrong magic": func(c net.Conn) {
+		c.Write(append(pack(uint32(3)), "IHAVENOT\x00\x00\x00\x07\x00\x00\x00\x00"...))
+		io.Copy(io.Discard, c)
+	},
+	"half an option": func(c net.Conn) { c.Write(append(pack(uint32(3)), "IHAVEOPT\x00\x00"...)) },
+	"an option of 4 GiB": func(c net.Conn) {
+		c.Write(append(pack(uint32(3)), pack([]byte("IHAVEOPT"), uint32(7), uint32(1<<32-1))...))
+		io.Copy(io.Discard, c)
+	},
+	"a name of 5,000 bytes": func(c net.Conn) {
+		c.Write(append(pack(uint32(3)), option(7, pack(uint32(5000), make([]byte, 5000), uint16(0)))...))
+		c.Read(make([]byte, 64))
+	},
+	"options without end": func(c net.Conn) {
+		c.Write(pack(uint32(3)))
+		for _, err := c.Write(option(3, nil)); err == nil; _, err = c.Write(option(3, nil)) {
+		}
+	},
+	"half a request": func(c net.Conn) {
+		enter(c)
+		c.Write(request(0, cmdRead, 1, 0, 512)[:13])
+	},
+	"a request with wrong magic": func(c net.Conn) {
+		enter(c)
+		c.Write(make([]byte, 28))
+		io.Copy(io.Discard, c)
+	},
+	"half a write": func(c net.Conn) {
+		enter(c)
+		c.Write(request(0, cmdWrite, 1, 0, 32*mib))
+		c.Write(make([]byte, mib))
+	},
+	"reads beyond the end": func(c net.Conn) {
+		enter(c)
+		for range 100 {
+			c.Write(request(0, cmdRead, 1, 1<<64-1, 1<<32-1))
+		}
+		c.Read(make([]byte, 1600))
+	},
+	"huge reads that nobody reads": func(c net.Conn) {
+		enter(c)
+		c.SetDeadline(time.Now().Add(200 * time.Millisecond))
+		for range 100 {
+			c.Write(request(0, cmdRead, 1, 0, 32*mib))
+		}
+		c.Read(make([]byte, 16)) // the first reply begins
+	},
+	"an over-long write": func(c net.Conn) {
+		enter(c)
+		c.Write(request(0, cmdWrite, 1, 0, 1<<32-1))
+		c.Write(make([]byte, mib))
+	},
+}
+
+// enter gets into the transmission phase in the shortest way.
+func enter(c net.Conn) {
+	c.Write(append(pack(uint32(3)), option(1, nil)...)) // NBD_OPT_EXPORT_NAME ""
+	io.ReadFull(c, make([]byte, 10))
+}
+
+// TestHostileClients: while clients of all these kinds come and go, a copy is
+// right, nobody panics, and the memory of the process doesn't grow.
+func TestHostileClients(t *testing.T) {
+	const (
+		rounds = 40 // more than 500 connections
+		// What the requests of a round hold at a time is 200 MiB at most, and
+		// the garbage collector is told to keep to 256. A server that lost
+		// the buffers of a few connections would need gigabytes.
+		limit = 384 * mib
+	)
+	disk := newImage(t, "disk.img", sparse(64*mib))
+	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"rw=memory:64M", disk}, flags: []string{"--log-level", "error"}})
+	round := func() {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		for name, attack := range hostile {
+			wg.Go(func() {
+				c, err := net.Dial("tcp", s.tcp())
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+				defer c.Close()
+				c.SetDeadline(time.Now().Add(patience))
+				io.ReadFull(c, make([]byte, 18))
+				attack(c)
+			})
+		}
+	}
+	dir := t.TempDir()
+	stop := make(chan struct{})
+	var copies sync.WaitGroup
+	copies.Go(func() {
+		for n := 0; ; n++ {
+			select {
+			case <-stop:
+				if n > 0 {
+					return
+				}
+			default:
+			}
+			out := dir + "/out" + strconv.Itoa(n)
+			r := do(t, command(t, "nbdcopy", s.uris["tcp"][1], out))
+			if r.code != 0 {
+				t.Errorf("nbdcopy: %s", r.stderr)
+				return
+			}
+			sameFile(t, disk, out)
+			os.Remove(out)
+		}
+	})
+	var most int64
+	for range rounds {
+		round()
+		most = max(most, rss(t, s))
+	}
+	close(stop)
+	copies.Wait()
+
+	eventually(t, "all connections are closed", func() bool {
+		st := s.status()
+		return st.Connections == 0 && st.InFlight == 0
+	})
+	if t.Logf("%d MiB at most", most/mib); most > limit {
+		t.Errorf("the process has taken %d MiB, more than %d", most/mib, limit/mib)
+	}
+	must(t, "nbdinfo", s.uri("tcp"))
+}
+
+// TestOneSilentClient: those who come in the middle of a handshake that never
+// ends are served.
+func TestOneSilentClient(t *testing.T) {
+	t.Parallel()
+	s := start(t, config{volumes: []string{"memory:1M"}})
+	for range 20 {
+		c, err := net.Dial("tcp", s.tcp())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	s.connect("tcp").read(0, 512)
+	// A drain refuses them; as nothing is lost, the end is clean.
+	must(t, raceBinary, "ctl", "--control", "unix://"+s.ctl, "drain")
+	s.awaitRefusal()
+}
+
+// rss is the memory of the process in bytes.
+func rss(t *testing.T, s *server) int64 {
+	t.Helper()
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(s.cmd.Process.Pid) + "/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range bytes.Lines(b) {
+		if rest, ok := strings.CutPrefix(string(line), "VmRSS:"); ok {
+			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kib << 10
+		}
+	}
+	t.Fatalf("no VmRSS in\n%s", b)
+	return 0
+}
