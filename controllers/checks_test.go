@@ -3,6 +3,7 @@ package controllers
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -127,8 +128,10 @@ func TestPodChecks(t *testing.T) {
 		}, v1alpha1.ReasonServerFailed, []string{"exit code 1", "no such file"}},
 		{"crashed", func(_ *observed, p *corev1.Pod) { server(p, terminated(137, "")) }, v1alpha1.ReasonServerFailed, []string{"exit code 137"}},
 		{"crashed, runs again", func(_ *observed, p *corev1.Pod) {
-			server(p, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
-				LastTerminationState: terminated(1, "x").State})
+			ranAgain(p, noon.Add(-time.Minute))
+		}, v1alpha1.ReasonServerFailed, []string{"exit code 1", "no such file"}},
+		{"crashed once, was ready again", func(_ *observed, p *corev1.Pod) {
+			ranAgain(p, noon.Add(time.Minute))
 		}, v1alpha1.ReasonNotReady, nil},
 		{"extra container", func(_ *observed, p *corev1.Pod) {
 			s := waiting("CrashLoopBackOff", "")
@@ -171,4 +174,15 @@ func expectFinding(t *testing.T, f finding, reason string, words []string) {
 			t.Errorf("the message lacks %q: %s", w, f.message)
 		}
 	}
+}
+
+// ranAgain gives the pod a server that ended with an error and was started again
+// at noon. The pod has not been ready since the given time.
+func ranAgain(p *corev1.Pod, notReadySince time.Time) {
+	server(p, corev1.ContainerStatus{
+		State:                corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(noon)}},
+		LastTerminationState: terminated(1, "nbdserver: /volumes/disk/disk.img: no such file").State,
+	})
+	p.Status.Conditions = []corev1.PodCondition{{
+		Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(notReadySince)}}
 }

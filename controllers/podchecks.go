@@ -87,13 +87,21 @@ func serverFailed(o *observed) (finding, bool) {
 		return finding{}, false
 	}
 	t := s.State.Terminated
-	if t == nil && s.State.Waiting != nil {
+	if t == nil && !wasReady(o.pod, s.State.Running) {
 		t = s.LastTerminationState.Terminated
 	}
 	if t == nil || t.ExitCode == 0 {
 		return finding{}, false
 	}
 	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and is started again: %s", t.ExitCode, failure(t))
+}
+
+// wasReady tells whether a server that runs, but isn't ready now, has been ready
+// since it was started. One that hasn't been may be on its way into the next
+// failure: what is said of it should not change back and forth with each try.
+func wasReady(pod *corev1.Pod, running *corev1.ContainerStateRunning) bool {
+	c := podCondition(pod, corev1.PodReady)
+	return running != nil && c != nil && c.LastTransitionTime.After(running.StartedAt.Time)
 }
 
 // containerFailed finds an extra container that keeps ending while the server

@@ -2,11 +2,12 @@
 # Installs the Debian packages that the other scripts use; does nothing when
 # they are there.
 #   deps.sh cluster    what hack/cluster needs
-#   deps.sh interop    the NBD clients and servers to test against
+#   deps.sh interop    the NBD clients and servers to test against, and the C
+#                      compiler that the race detector needs
 set -euo pipefail
 
 cluster="containerd runc containernetworking-plugins iptables nftables conntrack busybox-static iproute2 util-linux procps e2fsprogs"
-interop="nbdkit libnbd-bin python3-libnbd qemu-utils nbd-client fio"
+interop="nbdkit libnbd-bin python3-libnbd qemu-utils nbd-client fio e2fsprogs gcc libc6-dev"
 
 die() {
   echo "deps: $*" >&2

@@ -16,19 +16,17 @@ die() {
 }
 command -v go >/dev/null || die "go is not in PATH: install the Go version that go.mod names"
 
-# The race detector needs a C compiler; without one the tests still run.
-race=-race
-command -v gcc >/dev/null || race=
-[ -n "$race" ] || say "no gcc: running without the race detector"
-
 unit() {
-  local unformatted
+  local unformatted race=-race
+  # The race detector needs a C compiler; without one the tests still run.
+  command -v gcc >/dev/null || race=
+  [ -n "$race" ] || say "no gcc: running without the race detector"
   unformatted=$(gofmt -l .)
   [ -z "$unformatted" ] || die "not formatted, run gofmt -w on: $unformatted"
   go vet ./...
   # test/ needs real peers: an API server, NBD clients, a cluster.
   mapfile -t packages < <(go list ./... | grep -v /test/)
-  go test $race "$@" -timeout 10m "${packages[@]}"
+  go test ${race:+$race} "$@" -timeout 10m "${packages[@]}"
 }
 
 case ${1:-} in
@@ -37,15 +35,16 @@ all)
   [ "$(id -u)" = 0 ] || die "needs root: it installs packages, makes loop devices and starts a cluster. Run it as root, or only the quick part with 'make test-unit'"
   say "Debian packages"
   hack/deps.sh cluster interop
-  [ -n "$race" ] || die "needs gcc for the race detector: apt-get install gcc libc6-dev"
   say "Kubernetes from Go modules"
   hack/cluster/build.sh
+  say "lint"
+  hack/lint.sh
   say "unit tests"
   unit -tags root
   say "controllers on a real API server"
-  go test $race -timeout 15m ./test/controller/...
+  go test -race -timeout 15m ./test/controller/...
   say "interop with NBD clients"
-  go test $race -timeout 15m ./test/interop/...
+  go test -race -timeout 15m ./test/interop/...
   say "end to end on a cluster"
   hack/image.sh
   trap hack/cluster/down.sh EXIT
