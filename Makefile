@@ -43,8 +43,8 @@ demo: ## The main job on a real cluster of one machine. CLUSTER=current uses you
 	hack/demo.sh
 
 .PHONY: demo-down
-demo-down: ## Stop everything that the demo started.
-	hack/cluster/down.sh
+demo-down: ## Take away everything that the demo made.
+	hack/demo-down.sh
 
 .PHONY: image
 image: ## Build the container image without a container engine.

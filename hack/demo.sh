@@ -5,13 +5,14 @@
 #
 # Without more, it starts a real Kubernetes of one machine (see hack/cluster) and
 # leaves it running; "make demo-down" stops it. With CLUSTER=current it uses the
-# current context of kubectl, where IMAGE and CLIENT_IMAGE must be to be had.
+# current context of kubectl: give it IMAGE and CLIENT_IMAGE (hack/image.sh says
+# what is in them) in a registry that the cluster reaches. INSTALL=no leaves the
+# operator that is installed there as it is.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 : "${NBDEXPORT_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/nbdexport}"
 : "${CLUSTER:=own}"
-: "${IMAGE:=localhost/nbdexport:dev}"
-: "${CLIENT_IMAGE:=localhost/nbd-client:dev}"
+: "${INSTALL:=yes}"
 : "${DISK_MIB:=256}"
 namespace=nbdexport-demo
 
@@ -44,21 +45,33 @@ own)
   KUBECONFIG=$(hack/cluster/up.sh)
   export KUBECONFIG PATH=$NBDEXPORT_CACHE/bin:$PATH
   hack/cluster/load.sh "$NBDEXPORT_CACHE"/images/{nbdexport,nbd-client}.tar
+  IMAGE=localhost/nbdexport:dev
+  CLIENT_IMAGE=localhost/nbd-client:dev
   ;;
 current)
   command -v kubectl >/dev/null || die "kubectl is not in PATH"
   kubectl version >/dev/null || die "the current context of kubectl reaches no cluster"
+  step "The cluster of the current context, $(kubectl config current-context)"
+  [ -n "${CLIENT_IMAGE:-}" ] || die "CLIENT_IMAGE is not set: an image with nbdcopy and nbdinfo that the cluster can pull; hack/image.sh makes one"
+  if [ "$INSTALL" = yes ]; then
+    [ -n "${IMAGE:-}" ] || die "IMAGE is not set: the image of nbdexport that the cluster can pull; make docker-build or make image makes one"
+    ! kubectl get namespace nbdexport-system >/dev/null 2>&1 ||
+      die "there is an operator in nbdexport-system already: INSTALL=no uses it as it is"
+  fi
   ;;
 *) die "CLUSTER is own or current, not '$CLUSTER'" ;;
 esac
 run kubectl get nodes
 
-step "Install the CRD, the RBAC rules and the manager"
-export IMAGE
-hack/deploy.sh | sed 's/^/  /'
+if [ "$INSTALL" = yes ]; then
+  step "Install the CRD, the RBAC rules and the manager"
+  IMAGE=$IMAGE hack/deploy.sh | sed 's/^/  /'
+fi
 
 step "A VM: its disk is a raw image on a PersistentVolumeClaim, a pod stands for the VM"
-kubectl delete namespace $namespace --ignore-not-found --timeout=120s >/dev/null
+# Of an earlier run; a namespace of this name that isn't ours stays.
+kubectl delete namespace -l nbdexport.io/demo=yes --timeout=120s >/dev/null
+! kubectl get namespace $namespace >/dev/null 2>&1 || die "there is a namespace $namespace that is not of this demo: rename or remove it"
 sed "s|@CLIENT_IMAGE@|$CLIENT_IMAGE|" hack/demo/vm.yaml | kubectl apply -f - | sed 's/^/  /'
 kr wait --for=condition=Ready pod/vm pod/client --timeout=120s
 mkdir "$work/files"
@@ -123,4 +136,9 @@ exit=$(k get nbdexport vm-disk -o jsonpath='{.status.exit.condition} {.status.ex
 echo
 echo "The main job is done: exported, streamed twice with the same sha256, ended by the"
 echo "condition vm-gone, cleanly."
-[ "$CLUSTER" = current ] || echo "The cluster is still up: export KUBECONFIG=$KUBECONFIG; stop it with make demo-down."
+echo
+if [ "$CLUSTER" = own ]; then
+  echo "The cluster is still up: export KUBECONFIG=$KUBECONFIG; \"make demo-down\" stops it."
+else
+  echo "\"CLUSTER=current make demo-down\" takes away what this made."
+fi

@@ -6,7 +6,7 @@
 #                      compiler that the race detector needs
 set -euo pipefail
 
-cluster="containerd runc containernetworking-plugins iptables nftables conntrack busybox-static iproute2 util-linux procps e2fsprogs"
+cluster="containerd runc containernetworking-plugins iptables nftables conntrack busybox-static iproute2 util-linux procps kmod e2fsprogs"
 interop="nbdkit libnbd-bin python3-libnbd qemu-utils nbd-client fio e2fsprogs gcc libc6-dev"
 
 die() {

@@ -27,6 +27,11 @@ done
 owner=$(cat "/sys/class/net/$BRIDGE/ifalias" 2>/dev/null) || owner=
 [ ! -e "/sys/class/net/$BRIDGE" ] ||
   die "bridge $BRIDGE belongs to the cluster in ${owner:-an unknown folder}; stop that with NBDEXPORT_RUN=${owner:-...} hack/cluster/down.sh"
+# A route of the machine to just these networks would be replaced, and lost.
+for r in "$NET.0/24" "$SERVICES" $(seq -f "$PODS.%g.0/24" "$NBDEXPORT_NODES"); do
+  taken=$(ip route show exact "$r")
+  [ -z "$taken" ] || die "the cluster needs the network $r, and this machine has a route to it: $taken"
+done
 mkdir -p "$RUN/pids" "$RUN/log"
 failed() { [ $? = 0 ] || say "did not come up. Logs are in $RUN/log; clean up with hack/cluster/down.sh"; }
 trap failed EXIT
@@ -36,7 +41,12 @@ for s in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops 
   [ ! -f /proc/sys/$s ] || echo "$s $(cat /proc/sys/$s)"
 done >"$RUN/sysctl.before"
 
-[ -e /proc/sys/net/bridge ] || modprobe br_netfilter || die "the kernel has no br_netfilter: Services would not work"
+if [ ! -e /proc/sys/net/bridge ]; then
+  modprobe br_netfilter || die "the kernel has no br_netfilter: Services would not work"
+  # It is for the nodes, which switch it on in their own network namespaces. The
+  # machine's other bridges go on as before.
+  for f in /proc/sys/net/bridge/bridge-nf-call-*; do echo 0 >"$f"; done
+fi
 ip link add "$BRIDGE" type bridge
 ip link set "$BRIDGE" alias "$RUN"
 ip addr add "$HOST_IP/24" dev "$BRIDGE"

@@ -4,10 +4,12 @@
 package report
 
 import (
+	"crypto/sha256"
 	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -29,7 +31,8 @@ const (
 type Report struct {
 	// Condition is what began the drain, as KIND=ARGUMENT in the spelling of
 	// the exit-when flags ("file-created=/run/nbdexport/stop"),
-	// "signal=SIGTERM", "signal=SIGINT" or "control=drain".
+	// "signal=SIGTERM", "signal=SIGINT", "control=drain", or
+	// "listener-failed=ADDRESS"; in the form of Brief.
 	Condition string `json:"condition"`
 	// StartedAt is when the condition was noticed.
 	StartedAt time.Time `json:"startedAt"`
@@ -44,8 +47,25 @@ type Report struct {
 	// writes, over all connections and volumes.
 	BytesRead    uint64 `json:"bytesRead"`
 	BytesWritten uint64 `json:"bytesWritten"`
-	// Error is the first failure to flush or close a volume; empty if none.
+	// Error is the first failure to flush or close a volume; empty if none. In
+	// the form of Brief.
 	Error string `json:"error,omitempty"`
+}
+
+// brief is the length in bytes up to which Brief leaves a text as it is. A
+// report must fit into a termination message: the kubelet keeps 4096 bytes of
+// one, and fewer in a pod of many containers.
+const brief = 256
+
+// Brief returns s if it is at most 256 bytes long, and else its beginning with a
+// hash of the whole, 256 bytes together: short, and still different for
+// different texts.
+func Brief(s string) string {
+	if len(s) <= brief {
+		return s
+	}
+	hash := fmt.Sprintf("#%x", sha256.Sum256([]byte(s)))[:17]
+	return strings.ToValidUTF8(s[:brief-len(hash)], "") + hash
 }
 
 // Clean tells whether nothing was cut short and no data is in doubt.
@@ -69,6 +89,7 @@ func Parse(b []byte) (Report, error) {
 // termination message of a container is a mounted file in a read-only
 // directory, and is written in place.
 func (r Report) WriteFile(path string) error {
+	r.Condition, r.Error = Brief(r.Condition), Brief(r.Error)
 	b, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("report: %w", err)

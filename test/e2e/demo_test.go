@@ -26,7 +26,7 @@ func TestDemo(t *testing.T) {
 	}
 	cmd := exec.Command("hack/demo.sh")
 	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CLUSTER=current")
+	cmd.Env = append(os.Environ(), "CLUSTER=current", "INSTALL=no", "CLIENT_IMAGE=localhost/nbd-client:dev")
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {
