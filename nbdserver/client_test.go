@@ -229,6 +229,7 @@ type gated struct {
 	backend.Backend
 	gate     chan struct{} // nil: open
 	readGate chan struct{} // the same for reads
+	reading  atomic.Int32
 	began    chan struct{} // nil, or told of each write that waits
 	flushErr error
 	panics   atomic.Bool
@@ -252,6 +253,8 @@ func (g *gated) WriteAt(ctx context.Context, p []byte, off uint64) error {
 }
 
 func (g *gated) ReadAt(ctx context.Context, p []byte, off uint64) error {
+	g.reading.Add(1)
+	defer g.reading.Add(-1)
 	if g.readGate != nil {
 		<-g.readGate
 	}

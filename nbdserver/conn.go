@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -57,6 +56,7 @@ type Conn struct {
 	refusing bool // no new request but a disconnect is served
 	leaving  bool // no new request is read
 	closed   bool // cut by force
+	parted   bool // all is answered, and the client was told that it is over
 	idle     bool // the reader waits for a request
 
 	requests      atomic.Uint64
@@ -94,6 +94,9 @@ func (c *Conn) serve() {
 	err := c.run()
 	c.inFlight.Wait()
 	if errors.Is(err, errDrained) {
+		c.mu.Lock()
+		c.parted = true
+		c.mu.Unlock()
 		c.hangUp()
 	}
 	c.cancel()
@@ -111,8 +114,8 @@ func (c *Conn) serve() {
 	c.log.Info("connection", fields...)
 }
 
-func (c *Conn) run() (err error) {
-	defer c.recoverPanic(&err)
+func (c *Conn) run() error {
+	defer c.recoverPanic()
 	limit := c.srv.HandshakeTimeout
 	if limit == 0 {
 		limit = DefaultHandshakeTimeout
@@ -137,9 +140,9 @@ func (c *Conn) run() (err error) {
 	return c.transmit()
 }
 
-// recoverPanic turns a panic of a Backend, or of our own, into the end of this
-// one connection.
-func (c *Conn) recoverPanic(err *error) {
+// recoverPanic turns a panic of a Backend, or of our own, into the end by force of
+// this one connection.
+func (c *Conn) recoverPanic() {
 	p := recover()
 	if p == nil {
 		return
@@ -147,9 +150,6 @@ func (c *Conn) recoverPanic(err *error) {
 	c.srv.panics.Add(1)
 	c.log.Error("panic; its connection is closed", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
 	c.Disconnect(true)
-	if err != nil {
-		*err = fmt.Errorf("panic: %v", p)
-	}
 }
 
 // Disconnect ends this connection; others aren't affected, and the client may
@@ -195,12 +195,13 @@ func (c *Conn) quiesce(p Policy) {
 }
 
 // cut closes the connection at once, and tells whether a client was cut off by
-// that: one that still negotiated had nothing to lose.
+// that: one that still negotiated had nothing to lose, and neither has one that
+// only has to close its side.
 func (c *Conn) cut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.closeLocked()
-	return c.serving
+	return c.serving && !c.parted
 }
 
 // hangUp closes the server's side and waits a little for the client to close

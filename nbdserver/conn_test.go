@@ -199,6 +199,40 @@ func TestRequestsRunInParallel(t *testing.T) {
 	}
 }
 
+// However many clients ask for however much, the Backends have a bounded number
+// of calls to do at a time: each may block a thread.
+func TestWorkIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		g := gate(s)
+		g.readGate = make(chan struct{})
+		const clients = 2 * maxWork / maxRequests
+		for range clients {
+			c := connect(t, s)
+			c.begin(false)
+			for i := range maxRequests {
+				c.request(0, wire.CmdRead, uint64(i), 0, 1)
+			}
+			defer c.Close()
+			go func() { // answers come in the end
+				for range maxRequests {
+					c.simple()
+					c.get(1)
+				}
+			}()
+		}
+		synctest.Wait()
+		if flying, working := s.inFlight.Load(), g.reading.Load(); flying != clients*maxRequests || working != maxWork {
+			t.Errorf("%d requests in flight, %d of them in the Backend", flying, working)
+		}
+		close(g.readGate)
+		synctest.Wait()
+		if n := s.inFlight.Load(); n != 0 {
+			t.Errorf("%d requests left in flight", n)
+		}
+	})
+}
+
 func TestFlusher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, calls atomic.Int32

@@ -2,6 +2,7 @@ package nbdserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"time"
@@ -56,8 +57,9 @@ const (
 const Infinite time.Duration = -1
 
 // closeTimeout is what the flush and the close of the volumes may take beyond
-// the timeout of a drain that has one. A disk that hangs must not hang the
-// server: whoever waits for its end would kill it, and learn nothing.
+// the timeout of a drain that has one, or from Close on. A disk that hangs must
+// not hang the server: whoever waits for its end would kill it, and learn
+// nothing.
 const closeTimeout = 10 * time.Second
 
 // DrainPolicy sets the bounds of a drain. Durations count from its beginning
@@ -113,6 +115,11 @@ func (s *Server) drain() {
 	timeout, stopTimeout := timer(policy.Timeout)
 	defer stopTimeout()
 
+	var giveUp <-chan time.Time
+	if policy.Timeout != Infinite {
+		giveUp = time.After(policy.Timeout + closeTimeout)
+	}
+
 	for open := true; open; {
 		if len(s.connections()) == 0 {
 			break
@@ -138,8 +145,7 @@ func (s *Server) drain() {
 			cut++
 		}
 	}
-	err := s.closeExports(policy.Timeout != Infinite)
-	s.finish(cut, err)
+	s.finish(cut, s.closeExports(giveUp))
 }
 
 // timer is time.After for durations that may be Infinite.
@@ -170,9 +176,9 @@ func (s *Server) setPhase(p Phase) {
 }
 
 // closeExports waits for the last requests, flushes and closes every volume,
-// and returns the first error. With a bound, or once the server is forced, it
-// gives up after closeTimeout.
-func (s *Server) closeExports(bounded bool) error {
+// and returns the first error. It gives up when it is told to, and closeTimeout
+// after the server is forced.
+func (s *Server) closeExports(giveUp <-chan time.Time) error {
 	result := make(chan error, 1)
 	go func() {
 		s.handlers.Wait()
@@ -188,21 +194,15 @@ func (s *Server) closeExports(bounded bool) error {
 		result <- first
 	}()
 	forced := s.forced
-	var giveUp <-chan time.Time
-	if bounded {
-		giveUp = time.After(closeTimeout)
-	}
 	for {
 		select {
 		case err := <-result:
 			return err
 		case <-forced:
 			forced = nil
-			if giveUp == nil {
-				giveUp = time.After(closeTimeout)
-			}
+			giveUp = time.After(closeTimeout)
 		case <-giveUp:
-			return fmt.Errorf("volumes were not flushed and closed within %v: check the storage below them", closeTimeout)
+			return errors.New("volumes were not flushed and closed in time: check the storage below them")
 		}
 	}
 }

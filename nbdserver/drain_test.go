@@ -282,9 +282,37 @@ func TestHangingVolumeDoesNotHangTheEnd(t *testing.T) {
 		release := make(chan struct{})
 		s.Exports[0].Backend = &hanging{gated{Backend: s.Exports[0].Backend}, release}
 		s.BeginDrain("test")
-		ended(t, s, closeTimeout, report.ExitFlushFailed)
+		ended(t, s, 30*time.Second+closeTimeout, report.ExitFlushFailed)
 		close(release)
 	})
+}
+
+// A flush may take what is left of the drain's time.
+func TestSlowFlushAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		s.DrainPolicy = bounds(Refuse)
+		release := make(chan struct{})
+		s.Exports[0].Backend = &hanging{gated{Backend: s.Exports[0].Backend}, release}
+		s.BeginDrain("test")
+		time.Sleep(35 * time.Second)
+		close(release)
+		ended(t, s, 35*time.Second, report.ExitClean)
+	})
+}
+
+// A client that was answered and told that it is over isn't cut off, however
+// long it takes to close its side. (A pipe has no half-close; sockets have.)
+func TestDisconnectedClientIsNotCutOff(t *testing.T) {
+	s := newMemory(t, 1<<20)
+	s.DrainPolicy = &DrainPolicy{Timeout: 100 * time.Millisecond, Policy: Disconnect}
+	c := dial(t, listen(t, s))
+	c.begin(false)
+	s.BeginDrain("test")
+	<-s.Done() // the client keeps its side open all the time
+	if r := s.Report(); r.ExitCode != report.ExitClean || r.ClientsCut != 0 {
+		t.Errorf("report %+v", r)
+	}
 }
 
 func TestShutdownReturnsWithItsContext(t *testing.T) {

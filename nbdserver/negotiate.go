@@ -10,8 +10,10 @@ import (
 
 const (
 	// maxOptions is how many options a client may send before it must have
-	// chosen an export.
-	maxOptions = 32
+	// chosen an export, and maxPerExport how many more for each export: who
+	// lists them all, as qemu-nbd --list does, asks for two things of each.
+	maxOptions   = 32
+	maxPerExport = 4
 	// maxOption is the longest payload of an option that is looked at: a name
 	// and a dozen of queries, each of the greatest length.
 	maxOption = 64 << 10
@@ -38,7 +40,8 @@ func (c *Conn) negotiate() error {
 		return err
 	}
 	c.noZeroes = flags&wire.ClientNoZeroes != 0
-	for range maxOptions {
+	limit := maxOptions + maxPerExport*len(c.srv.Exports)
+	for range limit {
 		chosen, err := c.option()
 		if chosen != nil {
 			c.export = chosen
@@ -51,7 +54,7 @@ func (c *Conn) negotiate() error {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: more than %d options", errBadRequest, maxOptions)
+	return fmt.Errorf("%w: more than %d options", errBadRequest, limit)
 }
 
 // option reads one option and answers it. It returns the export if the client
@@ -106,6 +109,9 @@ func (c *Conn) tooBig(h wire.OptionHeader) error {
 	if h.Option == wire.OptExportName {
 		return fmt.Errorf("%w: an export name of %d bytes", errBadRequest, h.Length)
 	}
+	if h.Option == wire.OptSetMetaContext {
+		c.allocation = nil // as when it fails in any other way
+	}
 	err := c.fail(h.Option, wire.RepErrTooBig, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))
 	if err != nil {
 		return err
@@ -124,7 +130,7 @@ func (c *Conn) reply(opt wire.Option, typ wire.OptionReply, payload []byte) erro
 
 // fail answers an option with an error and its reason in words.
 func (c *Conn) fail(opt wire.Option, typ wire.OptionReply, message string) error {
-	return c.reply(opt, typ, []byte(message))
+	return c.reply(opt, typ, []byte(wire.CutString(message)))
 }
 
 // exportName answers the oldest way to choose an export, in which the only way
@@ -205,6 +211,11 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 // context, base:allocation; a query for any other has no match, which is no
 // error.
 func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
+	// To set replaces what was set before, also when it fails.
+	set := opt == wire.OptSetMetaContext
+	if set {
+		c.allocation = nil
+	}
 	r, err := wire.ParseMetaContextRequest(payload)
 	if err == nil && !c.structured {
 		err = errors.New("structured replies must be negotiated first")
@@ -218,16 +229,12 @@ func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
 	}
 	// To list, no query means everything, and a namespace alone is a wildcard;
 	// to set, each query names one context.
-	set := opt == wire.OptSetMetaContext
 	match := !set && len(r.Queries) == 0
 	for _, q := range r.Queries {
 		match = match || q == wire.BaseAllocation || !set && q == "base:"
 	}
-	if set {
-		c.allocation = nil
-		if match {
-			c.allocation = e
-		}
+	if set && match {
+		c.allocation = e
 	}
 	if match {
 		if err := c.reply(opt, wire.RepMetaContext, wire.AppendMetaContext(nil, allocationID, wire.BaseAllocation)); err != nil {

@@ -154,7 +154,7 @@ func TestNegotiationHangsUp(t *testing.T) {
 		"closes within a payload":  func(c *rawClient) { c.greet(3); c.put("IHAVEOPT", uint32(3), uint32(8), "x"); c.Close() },
 		"aborts":                   func(c *rawClient) { c.greet(3); c.option(wire.OptAbort); c.expect(wire.OptAbort, wire.RepAck) },
 		"option of 4 GiB":          func(c *rawClient) { hugeOption(c) },
-		"33 options and no export": func(c *rawClient) { manyOptions(c) },
+		"37 options and no export": func(c *rawClient) { manyOptions(c) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -179,9 +179,46 @@ func hugeOption(c *rawClient) {
 
 func manyOptions(c *rawClient) {
 	c.greet(3)
-	for range maxOptions {
+	for range maxOptions + maxPerExport {
 		c.option(wire.OptList)
 		c.expect(wire.OptList, wire.RepAck)
+	}
+}
+
+// To set contexts replaces what was set before, also when it fails.
+func TestFailedSetContext(t *testing.T) {
+	for name, payload := range map[string][]any{
+		"no such export": {str("nope"), uint32(1), str("base:allocation")},
+		"malformed":      {str("disk")},
+		"too big":        {make([]byte, 100<<10)},
+	} {
+		c := negotiating(t)
+		c.option(wire.OptStructuredReply)
+		c.expect(wire.OptStructuredReply, wire.RepAck)
+		c.option(wire.OptSetMetaContext, str("disk"), uint32(1), str("base:allocation"))
+		c.expect(wire.OptSetMetaContext, wire.RepAck)
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			c.option(wire.OptSetMetaContext, payload...)
+		}()
+		c.replies(wire.OptSetMetaContext)
+		<-sent
+		c.option(wire.OptGo, str("disk"), uint16(0))
+		c.expect(wire.OptGo, wire.RepAck)
+		c.request(0, wire.CmdBlockStatus, 1, 0, 4096)
+		if why := c.mustFail(1, wire.EINVAL); why == "" {
+			t.Errorf("%s: no reason is given", name)
+		}
+	}
+}
+
+// A message is a string like any other: 4096 bytes at most.
+func TestMessageOfALongName(t *testing.T) {
+	c := negotiating(t)
+	c.option(wire.OptInfo, str(strings.Repeat("\x01", 4096)), uint16(0))
+	if _, p := c.replies(wire.OptInfo); len(p) > 4096 {
+		t.Errorf("a message of %d bytes", len(p))
 	}
 }
 

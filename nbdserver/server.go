@@ -29,6 +29,12 @@ const (
 	DefaultHandshakeTimeout = 10 * time.Second
 )
 
+// maxWork is how many calls into Backends are under way at a time, over all
+// connections. Each may block a thread of the operating system for as long as
+// the storage is slow, and a process that needs too many of them is ended by the
+// runtime or by its container's limit.
+const maxWork = 256
+
 // ErrServerClosed is returned by Serve once a drain has begun.
 var ErrServerClosed = errors.New("nbdserver: server closed")
 
@@ -56,6 +62,7 @@ type Server struct {
 	done     chan struct{} // closed when report is final
 	forced   chan struct{} // closed by Close
 	left     chan struct{} // told when a connection ends, from Draining on
+	work     chan struct{} // a place for each call into a Backend
 	force    sync.Once
 	handlers sync.WaitGroup // goroutines of connections
 
@@ -76,6 +83,7 @@ func (s *Server) init() {
 		s.done = make(chan struct{})
 		s.forced = make(chan struct{})
 		s.left = make(chan struct{}, 1)
+		s.work = make(chan struct{}, maxWork)
 		s.listeners = make(map[net.Listener]struct{})
 		s.conns = make(map[*Conn]struct{})
 		s.log = s.Log
@@ -89,7 +97,8 @@ func (s *Server) init() {
 }
 
 // Serve accepts connections from l until a drain begins, which closes l. It
-// returns ErrServerClosed then, and any other error only when l is broken.
+// returns ErrServerClosed then. It returns another error only when somebody else
+// has closed l: every other trouble of accept(2) passes, and is waited for.
 func (s *Server) Serve(l net.Listener) error {
 	s.init()
 	s.mu.Lock()
@@ -111,11 +120,11 @@ func (s *Server) Serve(l net.Listener) error {
 		if s.Phase() != Serving {
 			return ErrServerClosed
 		}
-		if !temporary(err) {
+		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		// Out of descriptors, most likely: wait for some to come free, a
-		// little longer each time, as net/http does.
+		// Out of descriptors or memory, or a network that is down: wait for
+		// better times, a little longer each time, as net/http does.
 		wait = min(max(2*wait, 5*time.Millisecond), time.Second)
 		s.log.Warn("accept failed, trying again", zap.Error(err), zap.Duration("after", wait))
 		select {
@@ -123,13 +132,6 @@ func (s *Server) Serve(l net.Listener) error {
 		case <-s.done:
 		}
 	}
-}
-
-// temporary tells whether an accept may succeed later. The method is
-// deprecated for want of a definition; for accept it has one.
-func temporary(err error) bool {
-	var t interface{ Temporary() bool }
-	return errors.As(err, &t) && t.Temporary()
 }
 
 // start begins to serve a connection, or closes it if there are too many.
@@ -144,8 +146,8 @@ func (s *Server) start(nc net.Conn) {
 		full := s.phase == Serving
 		s.mu.Unlock()
 		nc.Close()
-		s.refused.Add(1)
 		if full {
+			s.refused.Add(1)
 			s.log.Warn("connection refused: too many", zap.Stringer("peer", nc.RemoteAddr()), zap.Int("limit", limit))
 		}
 		return

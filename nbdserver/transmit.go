@@ -202,26 +202,8 @@ func payload(r wire.Request) int64 {
 // handle does one request and answers it.
 func (c *Conn) handle(r wire.Request, data []byte) {
 	defer c.end(r, data)
-	defer c.recoverPanic(nil)
-	var extents []wire.Extent
-	var err error
-	b := c.export.Backend
-	switch r.Command {
-	case wire.CmdRead:
-		err = b.ReadAt(c.ctx, data, r.Offset)
-	case wire.CmdWrite:
-		err = b.WriteAt(c.ctx, data, r.Offset)
-	case wire.CmdTrim:
-		err = b.Trim(c.ctx, r.Offset, r.Length)
-	case wire.CmdWriteZeroes:
-		err = b.WriteZeroes(c.ctx, r.Offset, r.Length, r.Flags&wire.FlagNoHole == 0)
-	case wire.CmdBlockStatus:
-		extents, err = c.blockStatus(r)
-	}
-	flush := r.Command == wire.CmdFlush || r.Flags&wire.FlagFUA != 0 && changes(r.Command)
-	if err == nil && flush && !c.export.info.ReadOnly {
-		err = c.export.flusher.Flush(c.ctx)
-	}
+	defer c.recoverPanic()
+	extents, err := c.do(r, data)
 	c.export.count(r.Command, err != nil)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
@@ -240,4 +222,32 @@ func (c *Conn) handle(r wire.Request, data []byte) {
 		c.export.written.Add(r.Length)
 	}
 	c.answer(r, data, extents)
+}
+
+// do does what a request asks for, when its turn has come.
+func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error) {
+	select {
+	case c.srv.work <- struct{}{}:
+		defer func() { <-c.srv.work }()
+	case <-c.ctx.Done():
+		return nil, c.ctx.Err()
+	}
+	b := c.export.Backend
+	switch r.Command {
+	case wire.CmdRead:
+		err = b.ReadAt(c.ctx, data, r.Offset)
+	case wire.CmdWrite:
+		err = b.WriteAt(c.ctx, data, r.Offset)
+	case wire.CmdTrim:
+		err = b.Trim(c.ctx, r.Offset, r.Length)
+	case wire.CmdWriteZeroes:
+		err = b.WriteZeroes(c.ctx, r.Offset, r.Length, r.Flags&wire.FlagNoHole == 0)
+	case wire.CmdBlockStatus:
+		extents, err = c.blockStatus(r)
+	}
+	flush := r.Command == wire.CmdFlush || r.Flags&wire.FlagFUA != 0 && changes(r.Command)
+	if err == nil && flush && !c.export.info.ReadOnly {
+		err = c.export.flusher.Flush(c.ctx)
+	}
+	return extents, err
 }

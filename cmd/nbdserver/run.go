@@ -106,7 +106,11 @@ func (f serveFlags) announce(o *openedListeners, exports []*nbdserver.Export) er
 	return nil
 }
 
+// notifySignals delivers SIGTERM and SIGINT. SIGPIPE is taken too, and lost: it
+// would end the process when the reader of its log goes away. Ignored it would
+// be for the scripts as well.
 func notifySignals() <-chan os.Signal {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	c := make(chan os.Signal, 2)
 	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
 	return c
@@ -134,18 +138,15 @@ func (f serveFlags) run(srv *nbdserver.Server, o *openedListeners, conditions *e
 		log.Info("listening", zap.Stringer("address", l.Addr()))
 		go func() {
 			if err := srv.Serve(l); !errors.Is(err, nbdserver.ErrServerClosed) {
-				log.Error("listener failed", zap.Stringer("address", l.Addr()), zap.Error(err))
-				srv.BeginDrain("listener-failed=" + l.Addr().String())
+				log.Error("not listening any more", zap.Stringer("address", l.Addr()), zap.Error(err))
 			}
 		}()
 	}
-	watching := watch(ctx, conditions)
-	fired := watching
+	fired := watch(ctx, conditions)
 	signaled := false
 	for {
 		select {
-		case e := <-fired: // closed only after ctx has ended
-			fired = nil
+		case e := <-fired:
 			srv.BeginDrain(e.Condition)
 		case s := <-signals:
 			// The first one begins a drain, or joins one that something else
@@ -158,10 +159,6 @@ func (f serveFlags) run(srv *nbdserver.Server, o *openedListeners, conditions *e
 			log.Warn("a second signal: closing at once", zap.Stringer("signal", s))
 			go srv.Close()
 		case <-srv.Done():
-			cancel()
-			for range watching {
-				// The conditions may be closed once nobody watches them.
-			}
 			if f.pidfile != "" {
 				os.Remove(f.pidfile)
 			}
@@ -184,21 +181,20 @@ func (f serveFlags) alreadyTrue(conditions *exitwhen.Set, signals <-chan os.Sign
 		e, yes, _ := conditions.Check(ctx) // the error is ctx's
 		checked <- result{e, yes}
 	}()
-	var condition string
+	var over exitwhen.Event
 	select {
 	case r := <-checked:
 		if !r.yes {
 			return false, nil
 		}
-		condition = r.event.Condition
+		over = r.event
 	case s := <-signals:
-		cancel()
-		<-checked
-		condition = signalCondition(s)
+		over = exitwhen.Event{Condition: signalCondition(s), At: time.Now()}
 	}
-	log.Info("not serving: it is over already", zap.String("condition", condition))
-	now := time.Now().UTC()
-	return true, f.leaveReport(report.Report{Condition: condition, StartedAt: now, FinishedAt: now}, log)
+	log.Info("not serving: it is over already", zap.String("condition", over.Condition))
+	return true, f.leaveReport(report.Report{
+		Condition: over.Condition, StartedAt: over.At.UTC(), FinishedAt: time.Now().UTC(),
+	}, log)
 }
 
 // repeatReport ends the process if its predecessor has left a final report: a

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/nbdserver"
 	"github.com/nbdexport/nbdexport/nbdserver/exitwhen"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
 // serveFlags are the flags of "nbdserver serve" as they were written.
@@ -113,11 +114,20 @@ func serve(f serveFlags, args []string) error {
 	if done, err := f.repeatReport(log); done || err != nil {
 		return err
 	}
+	if f.report != "" {
+		if err := report.Clear(f.report); err != nil {
+			return fmt.Errorf("--report: %w", err)
+		}
+	}
 	conditions, err := f.conditions(log)
 	if err != nil {
 		return err
 	}
-	defer conditions.Close()
+	defer func() {
+		if err := conditions.Close(); err != nil {
+			log.Warn("exit conditions", zap.Error(err))
+		}
+	}()
 	signals := notifySignals()
 	if done, err := f.alreadyTrue(conditions, signals, log); done || err != nil {
 		return err
@@ -198,11 +208,9 @@ func newLogger(format, level string) (*zap.Logger, error) {
 }
 
 // watch delivers the first condition that happens, if one does before ctx ends.
-// The channel is closed when nothing is watched any more.
 func watch(ctx context.Context, conditions *exitwhen.Set) <-chan exitwhen.Event {
 	fired := make(chan exitwhen.Event, 1)
 	go func() {
-		defer close(fired)
 		if e, err := conditions.Watch(ctx); err == nil {
 			fired <- e
 		}

@@ -109,6 +109,9 @@ func (c command) run(ctx context.Context) outcome {
 	cmd.WaitDelay = pipeDelay
 
 	err := cmd.Run()
+	if cmd.Process != nil {
+		reap(cmd.Process.Pid)
+	}
 	o := outcome{code: codeNotExited, err: err, output: output.String()}
 	switch {
 	case cmd.ProcessState != nil && cmd.ProcessState.Exited():

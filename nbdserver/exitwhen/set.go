@@ -21,10 +21,12 @@ type Event struct {
 // that happens is the set's event for good: Check and Watch return it from then
 // on. An empty set never has one.
 //
-// Check, Watch and Close must not run at the same time as one another.
+// Check and Watch must not run at the same time as one another, and not after
+// Close.
 type Set struct {
 	log        *zap.Logger
 	conditions []Condition
+	running    sync.WaitGroup // checks and watchers
 
 	mu    sync.Mutex
 	event *Event // nil until the first condition has happened
@@ -44,6 +46,8 @@ func NewSet(log *zap.Logger, conditions ...Condition) *Set {
 // start exits without serving. Check runs the scripts among the conditions, so
 // it may take as long as their timeouts. The error is ctx's.
 func (s *Set) Check(ctx context.Context) (Event, bool, error) {
+	s.running.Add(1)
+	defer s.running.Done()
 	if e, ok := s.latched(); ok {
 		return e, true, nil
 	}
@@ -62,20 +66,19 @@ func (s *Set) Check(ctx context.Context) (Event, bool, error) {
 }
 
 // Watch waits for the first condition to happen and returns its event, or ctx's
-// error if ctx ends first. It watches all conditions at once, and returns only
-// after every one of them has stopped watching: a script that is running is
-// killed; a file on a network file system that doesn't answer is waited for. A
-// condition that can't be watched any longer is logged, and the others are
-// watched on.
+// error if ctx ends first. It watches all conditions at once. When it returns the
+// others are told to stop, and a script that is running is killed, but they are
+// not waited for: one that hangs, on a network file system that doesn't answer,
+// must not hold up what another has noticed. A condition that can't be watched
+// any longer is logged, and the others are watched on.
 func (s *Set) Watch(ctx context.Context) (Event, error) {
 	if e, ok := s.latched(); ok {
 		return e, nil
 	}
 	watching, stop := context.WithCancel(ctx)
 	defer stop()
-	var watchers sync.WaitGroup
 	for _, c := range s.conditions {
-		watchers.Go(func() {
+		s.running.Go(func() {
 			err := c.Watch(watching)
 			switch {
 			case err == nil:
@@ -87,15 +90,30 @@ func (s *Set) Watch(ctx context.Context) (Event, error) {
 		})
 	}
 	<-watching.Done()
-	watchers.Wait()
 	if e, ok := s.latched(); ok {
 		return e, nil
 	}
 	return Event{}, ctx.Err()
 }
 
-// Close closes all conditions.
+// closeTimeout is how long Close waits for what runs. Most of it stops at once;
+// a script takes pipeDelay at most.
+const closeTimeout = time.Second
+
+// Close waits until nothing is checked or watched any more, which the contexts
+// of Check and Watch must have ended, and closes all conditions. Those that hang
+// it leaves as they are after a second, and says so.
 func (s *Set) Close() error {
+	stopped := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(stopped)
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(closeTimeout):
+		return errors.New("an exit condition hangs; its descriptors stay open")
+	}
 	var errs []error
 	for _, c := range s.conditions {
 		errs = append(errs, c.Close())

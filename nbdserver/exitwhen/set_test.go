@@ -99,8 +99,8 @@ func TestSetWatch(t *testing.T) {
 		{"one", []*timed{{name: "a", after: time.Minute}}, "a", time.Minute},
 		{"first of several", []*timed{{name: "a", after: time.Hour}, {name: "b", after: time.Minute}, {name: "c", after: 2 * time.Minute}}, "b", time.Minute},
 		{"never", []*timed{{name: "a", after: -1}}, "", 0},
-		{"the others are waited for", []*timed{{name: "a", after: time.Minute}, {name: "b", after: -1, lingers: time.Second}}, "a", time.Minute},
-		{"the first one counts", []*timed{{name: "a", after: time.Minute}, {name: "b", after: -1, lingers: time.Second, late: true}}, "a", time.Minute},
+		{"the others aren't waited for", []*timed{{name: "a", after: time.Minute}, {name: "b", after: -1, lingers: 900 * time.Millisecond}}, "a", time.Minute},
+		{"the first one counts", []*timed{{name: "a", after: time.Minute}, {name: "b", after: -1, lingers: 900 * time.Millisecond, late: true}}, "a", time.Minute},
 		{"a broken one is no event", []*timed{{name: "a", err: errors.New("broken")}, {name: "b", after: time.Minute}}, "b", time.Minute},
 		{"nothing but a broken one", []*timed{{name: "a", err: errors.New("broken")}}, "", 0},
 	} {
@@ -123,10 +123,8 @@ func TestSetWatch(t *testing.T) {
 				} else if err != nil || e.Condition != tt.want || e.At.Sub(start) != tt.at {
 					t.Errorf("Watch = %v, %v; want %s after %v", e, err, tt.want, tt.at)
 				}
-				for _, c := range tt.conditions {
-					if c.watching {
-						t.Errorf("%s still watches", c.name)
-					}
+				if waited := time.Since(start); tt.want != "" && waited != tt.at {
+					t.Errorf("Watch returned after %v", waited)
 				}
 				broken := slices.ContainsFunc(tt.conditions, func(c *timed) bool { return c.err != nil })
 				if n := logs.FilterMessageSnippet("can't be watched").Len(); (n == 1) != broken || logs.Len() > 1 {
@@ -138,6 +136,13 @@ func TestSetWatch(t *testing.T) {
 					}
 					if again, already, err := s.Check(ctx); err != nil || !already || again != e {
 						t.Errorf("Check after Watch = %v, %v, %v; want %v", again, already, err, e)
+					}
+				}
+				cancel()
+				_ = s.Close() // the error of a broken one
+				for _, c := range tt.conditions {
+					if c.watching || c.closed != 1 {
+						t.Errorf("%s: watching is %v, closed %d times", c.name, c.watching, c.closed)
 					}
 				}
 			})
@@ -153,6 +158,26 @@ func TestSetClose(t *testing.T) {
 	if a.closed != 1 || b.closed != 1 || c.closed != 1 {
 		t.Error("not every condition was closed once")
 	}
+}
+
+func TestSetCloseDoesNotHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &timed{name: "a", after: -1, lingers: time.Hour}
+		s := NewSet(nil, c)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		start := time.Now()
+		if e, err := s.Watch(ctx); err == nil {
+			t.Errorf("Watch = %v", e)
+		}
+		if err := s.Close(); err == nil || c.closed != 0 {
+			t.Errorf("Close = %v, closed %d times while it is watched", err, c.closed)
+		}
+		if d := time.Since(start); d != time.Minute+closeTimeout {
+			t.Errorf("it took %v", d)
+		}
+		time.Sleep(2 * time.Hour)
+	})
 }
 
 // One of each kind, watched together; each in turn is the one that happens.
@@ -206,6 +231,7 @@ func TestSetOfAllKinds(t *testing.T) {
 			case <-time.After(patience):
 				t.Fatal("not noticed")
 			}
+			ok(t, set.Close())
 			if n := len(goroutines("exitwhen.await(", "")); n != 0 {
 				t.Errorf("%d goroutines still watch", n)
 			}

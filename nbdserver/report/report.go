@@ -6,7 +6,9 @@ package report
 import (
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -31,8 +33,7 @@ const (
 type Report struct {
 	// Condition is what began the drain, as KIND=ARGUMENT in the spelling of
 	// the exit-when flags ("file-created=/run/nbdexport/stop"),
-	// "signal=SIGTERM", "signal=SIGINT", "control=drain", or
-	// "listener-failed=ADDRESS"; in the form of Brief.
+	// "signal=SIGTERM", "signal=SIGINT" or "control=drain"; in the form of Brief.
 	Condition string `json:"condition"`
 	// StartedAt is when the condition was noticed.
 	StartedAt time.Time `json:"startedAt"`
@@ -84,10 +85,27 @@ func Parse(b []byte) (Report, error) {
 	return r, nil
 }
 
+// Clear removes a report of an earlier run, so that nobody takes it for that of a
+// run which leaves none. What can't be removed, a mounted file, is emptied; what
+// isn't a regular file is left alone.
+func Clear(path string) error {
+	st, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case !st.Mode().IsRegular() || os.Remove(path) == nil:
+		return nil
+	}
+	return os.Truncate(path, 0)
+}
+
 // WriteFile puts the report into a file. A regular file is replaced as a whole
 // where its directory allows that, so that nobody reads half of one; the
 // termination message of a container is a mounted file in a read-only
-// directory, and is written in place.
+// directory, and is written in place. So is what isn't a regular file: a device,
+// a FIFO, a symbolic link.
 func (r Report) WriteFile(path string) error {
 	r.Condition, r.Error = Brief(r.Condition), Brief(r.Error)
 	b, err := json.Marshal(r)
@@ -95,6 +113,9 @@ func (r Report) WriteFile(path string) error {
 		return fmt.Errorf("report: %w", err)
 	}
 	b = append(b, '\n')
+	if st, err := os.Lstat(path); err == nil && !st.Mode().IsRegular() {
+		return os.WriteFile(path, b, 0o644)
+	}
 	tmp, err := os.CreateTemp(filepath.Dir(path), ".report-*")
 	if err != nil {
 		return os.WriteFile(path, b, 0o644)

@@ -108,6 +108,46 @@ func TestWriteInPlace(t *testing.T) {
 	}
 }
 
+// What isn't a regular file is written to, and not replaced by one.
+func TestWriteThroughALink(t *testing.T) {
+	dir := t.TempDir()
+	target, link := filepath.Join(dir, "target"), filepath.Join(dir, "link")
+	if err := os.WriteFile(target, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(target, link); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Report{Condition: "x", FinishedAt: noon}).WriteFile(link); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clear(link); err != nil {
+		t.Error(err)
+	}
+	if st, err := os.Lstat(link); err != nil || st.Mode().Type() != os.ModeSymlink {
+		t.Errorf("the link is %v now", st.Mode())
+	}
+	if b, err := os.ReadFile(target); err != nil || len(b) == 0 {
+		t.Errorf("%q, %v", b, err)
+	}
+}
+
+func TestClear(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "report.json")
+	if err := Clear(path); err != nil {
+		t.Errorf("nothing there: %v", err)
+	}
+	if err := os.WriteFile(path, []byte("an old one"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := Clear(path); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !os.IsNotExist(err) {
+		t.Errorf("it is still there: %v", err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"condition":"signal=SIGTERM","finishedAt":"2026-11-20T12:00:00Z","exitCode":3}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 	"unicode/utf8"
 )
 
@@ -206,6 +207,14 @@ func cutString(b []byte, what string) (string, []byte, error) {
 	}
 	s, err := checkString(b[:n], what)
 	return s, b[n:], err
+}
+
+// CutString cuts a message to the MaxString bytes that may be sent of it.
+func CutString(s string) string {
+	if len(s) <= MaxString {
+		return s
+	}
+	return strings.ToValidUTF8(s[:MaxString], "")
 }
 
 func checkString(b []byte, what string) (string, error) {

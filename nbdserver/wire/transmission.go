@@ -1,9 +1,6 @@
 package wire
 
-import (
-	"encoding/binary"
-	"strings"
-)
+import "encoding/binary"
 
 // Sizes of fixed parts in bytes.
 const (
@@ -100,9 +97,7 @@ func AppendOffsetData(b []byte, flags ChunkFlags, cookie, offset uint64, length 
 // AppendError appends a last chunk that says why a request failed, in words
 // for the person at the other end. The message is cut at MaxString bytes.
 func AppendError(b []byte, cookie uint64, e Errno, message string) []byte {
-	if len(message) > MaxString {
-		message = strings.ToValidUTF8(message[:MaxString], "")
-	}
+	message = CutString(message)
 	b = appendChunkHeader(b, ChunkDone, ChunkError, cookie, uint32(6+len(message)))
 	b = binary.BigEndian.AppendUint32(b, uint32(e))
 	b = binary.BigEndian.AppendUint16(b, uint16(len(message)))
