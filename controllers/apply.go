@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,6 +15,9 @@ import (
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
 )
+
+// refusedDelay is when an object is tried again that the API server has refused.
+const refusedDelay = 30 * time.Second
 
 // apply does what a plan says. Every part is tried; what the API server refuses
 // for a reason that lies with the export becomes a part of what the plan says.
@@ -48,6 +52,22 @@ func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) err
 // createPod makes the pod. It isn't forced: if somebody else has made one of this
 // name in between, that one differs, and the conflict leaves it alone.
 func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error {
+	if len(claimNames(o.export)) > 0 {
+		// One at a time: of two exports made at once, the second has to find the
+		// pod of the first.
+		r.making.Lock()
+		defer r.making.Unlock()
+		f, found, err := r.lookAgain(ctx, o)
+		if err != nil {
+			p.notMade()
+			return err
+		}
+		if found {
+			p.pod = podKeep
+			p.say = append(p.say, blocked(f)...)
+			return nil
+		}
+	}
 	// The export must not vanish while its pod runs.
 	err := r.hold(ctx, o.export)
 	if err == nil {
@@ -61,15 +81,27 @@ func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error 
 		}
 	}
 	if err != nil {
-		p.pod = podKeep
+		p.notMade()
 	}
 	return p.refused("the pod", err)
 }
 
-// refused puts it into the plan when the API server refuses an object. The error
-// is still returned: a quota may be free at the next try. A namespace that is
-// being deleted takes nothing new, and soon deletes the export: that is no
-// trouble to report.
+// notMade takes back what a plan says about the pod that it makes. The text is
+// always the same: one with the error in it might be another one at each try, and
+// each new status has the export looked at again.
+func (p *plan) notMade() {
+	p.pod = podKeep
+	for i := range p.say {
+		if p.say[i].reason == v1alpha1.ReasonStarting {
+			p.say[i].message = "the API server hasn't taken the pod yet: this is tried again, and the operator's log says what the trouble is"
+		}
+	}
+}
+
+// refused puts it into the plan when the API server refuses an object, and asks
+// for another try: nobody tells when a quota is free or a policy has changed. Any
+// other error is returned. A namespace that is being deleted takes nothing new,
+// and soon deletes the export: that is no trouble to report.
 func (p *plan) refused(what string, err error) error {
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return nil
@@ -77,6 +109,10 @@ func (p *plan) refused(what string, err error) error {
 	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
 		p.say = append(p.say, blocked(finding{v1alpha1.ReasonPodRejected,
 			fmt.Sprintf("the API server refuses %s: %s", what, brief(err.Error()))})...)
+		if p.again == 0 || p.again > refusedDelay {
+			p.again = refusedDelay
+		}
+		return nil
 	}
 	return err
 }
@@ -100,10 +136,10 @@ func (r *Reconciler) releaseExport(ctx context.Context, e *v1alpha1.NBDExport) e
 	return client.IgnoreNotFound(err)
 }
 
-// removePod deletes a pod with its grace period, and no other that has its name by
-// now.
+// removePod deletes a pod with its grace period, as it was read: no other that has
+// its name by now, and none whose server has started in between.
 func (r *Reconciler) removePod(ctx context.Context, pod *corev1.Pod) error {
-	return client.IgnoreNotFound(r.Delete(ctx, pod, client.Preconditions{UID: &pod.UID}))
+	return client.IgnoreNotFound(r.Delete(ctx, pod, client.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion}))
 }
 
 // releasePod takes the finalizer off a pod.

@@ -1,13 +1,22 @@
 package controllers
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
 func TestRefused(t *testing.T) {
@@ -20,12 +29,13 @@ func TestRefused(t *testing.T) {
 	tests := []struct {
 		name      string
 		err       error
-		said, out bool // a condition says it; the error is returned
+		said, out bool // a condition says it, and it is tried again; the error is returned
 	}{
 		{"no error", nil, false, false},
-		{"a quota or a policy", forbidden(), true, true},
+		{"a quota or a policy", forbidden(), true, false},
 		{"the namespace is being deleted", forbidden(metav1.StatusCause{Type: corev1.NamespaceTerminatingCause}), false, false},
-		{"invalid", apierrors.NewBadRequest("no"), true, true},
+		{"invalid", apierrors.NewBadRequest("no"), true, false},
+		{"a webhook fails", apierrors.NewInternalError(errors.New("no")), false, true},
 		{"the API server is down", errors.New("connection refused"), false, true},
 	}
 	for _, tt := range tests {
@@ -37,6 +47,80 @@ func TestRefused(t *testing.T) {
 			if said := len(p.say) > 0; said != tt.said {
 				t.Errorf("says %v", p.say)
 			}
+			if again := p.again == refusedDelay; again != tt.said {
+				t.Errorf("again in %v", p.again)
+			}
 		})
+	}
+
+	p := plan{again: time.Second}
+	if err := p.refused("the pod", forbidden()); err != nil || p.again != time.Second {
+		t.Errorf("again in %v, which is later than planned; error %v", p.again, err)
+	}
+}
+
+// refusing is an API server that takes no pod.
+type refusing struct {
+	client.Client
+	err error
+}
+
+func (r refusing) Patch(context.Context, client.Object, client.Patch, ...client.PatchOption) error {
+	return nil
+}
+
+func (r refusing) Apply(context.Context, runtime.ApplyConfiguration, ...client.ApplyOption) error {
+	return r.err
+}
+
+// TestPodNotMade looks at what is said when the pod couldn't be made.
+func TestPodNotMade(t *testing.T) {
+	for name, c := range map[string]struct {
+		err          error
+		ready, words string
+	}{
+		"made":        {nil, "False Starting", "the pod is made"},
+		"webhook":     {apierrors.NewInternalError(errors.New("no")), "False Starting", "hasn't taken the pod yet"},
+		"conflict":    {apierrors.NewConflict(schema.GroupResource{}, "x", errors.New("no")), "False Starting", "hasn't taken the pod yet"},
+		"unreachable": {errors.New("read tcp 10.0.0.1:40001: reset"), "False Starting", "hasn't taken the pod yet"},
+		"refused":     {apierrors.NewBadRequest("no"), "False PodRejected", "the API server refuses the pod: no"},
+		"quota":       {apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("quota")), "False PodRejected", "quota"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := scene()
+			o.export.Spec.Volumes, o.export.Spec.ExitWhen = o.export.Spec.Volumes[1:], nil // the memory volume
+			p := decide(o)
+			r := &Reconciler{Client: refusing{err: c.err}}
+			if err := r.createPod(context.Background(), o, &p); err == nil && strings.Contains(c.words, "hasn't") {
+				t.Error("the error is lost")
+			}
+			e := o.export
+			e.Status = statusOf(e, p)
+			ready := conditionOf(e.Status, v1alpha1.ConditionReady)
+			if got := string(ready.Status) + " " + ready.Reason; got != c.ready || !strings.Contains(ready.Message, c.words) {
+				t.Errorf("Ready is %s: %s", got, ready.Message)
+			}
+			if c.err != nil && (strings.Contains(ready.Message, "is made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != "") {
+				t.Errorf("pod %q: %s", e.Status.PodName, ready.Message)
+			}
+		})
+	}
+}
+
+// TestOverruled writes a verdict that overrules an earlier one over itself: nothing
+// changes, and so no transition is recorded.
+func TestOverruled(t *testing.T) {
+	e := scene().export
+	p := plan{say: append(underWay(v1alpha1.ReasonStarting, "x"), blocked(finding{v1alpha1.ReasonPodRejected, "y"})...)}
+	e.Status = statusOf(e, p)
+	long := metav1.NewTime(noon.Add(-time.Hour))
+	for i := range e.Status.Conditions {
+		e.Status.Conditions[i].LastTransitionTime = long
+	}
+	if again := statusOf(e, p); !equality.Semantic.DeepEqual(again, e.Status) {
+		t.Errorf("%+v\nis not\n%+v", again.Conditions, e.Status.Conditions)
+	}
+	if c := conditionOf(e.Status, v1alpha1.ConditionProgressing); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonPodRejected {
+		t.Errorf("Progressing: %+v", c)
 	}
 }

@@ -35,6 +35,7 @@ func trimPod(in any) (any, error) {
 		return in, nil
 	}
 	pod.ManagedFields = nil
+	name, named := pod.Annotations[v1alpha1.AnnotationExport]
 	pod.Annotations = nil
 	spec := corev1.PodSpec{
 		NodeName:                      pod.Spec.NodeName,
@@ -51,6 +52,9 @@ func trimPod(in any) (any, error) {
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
 		spec.Affinity = pod.Spec.Affinity
+		if named {
+			pod.Annotations = map[string]string{v1alpha1.AnnotationExport: name}
+		}
 	} else {
 		pod.Labels = nil
 		pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}

@@ -46,10 +46,11 @@ func TestTrimPod(t *testing.T) {
 
 	ours := fullPod()
 	ours.Labels[v1alpha1.LabelExport] = "e"
+	ours.Annotations[v1alpha1.AnnotationExport] = "e"
 	if _, err := trimPod(ours); err != nil {
 		t.Fatal(err)
 	}
-	if len(ours.Status.ContainerStatuses) != 1 || len(ours.Spec.Containers) != 0 {
+	if len(ours.Status.ContainerStatuses) != 1 || len(ours.Spec.Containers) != 0 || len(ours.Annotations) != 1 || ours.Annotations[v1alpha1.AnnotationExport] != "e" {
 		t.Errorf("a pod of ours: %+v", ours)
 	}
 }

@@ -2,6 +2,8 @@ package controllers
 
 import (
 	"fmt"
+	"path"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -44,7 +46,8 @@ var nameChecks = []check{podNameTaken, serviceNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{
-	claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, blockClaimTwice, readWriteOncePodClaimed, heldOnTwoNodes,
+	claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, volumeTwice, claimInTemplate,
+	usedByAnotherExport, readWriteOncePodClaimed, heldOnTwoNodes,
 }
 
 func podNameTaken(o *observed) (finding, bool) {
@@ -100,17 +103,36 @@ func pathOfBlockClaim(o *observed) (finding, bool) {
 	return finding{}, false
 }
 
-func blockClaimTwice(o *observed) (finding, bool) {
-	first := map[string]string{}
-	for _, v := range o.export.Spec.Volumes {
+// volumeTwice finds a device that is offered twice, which a pod can't have, and a
+// file that is offered twice and written.
+func volumeTwice(o *observed) (finding, bool) {
+	for i, v := range o.export.Spec.Volumes {
 		s := v.Source.PersistentVolumeClaim
-		if s == nil || !o.isBlock(s.ClaimName) {
+		if s == nil {
 			continue
 		}
-		if other, ok := first[s.ClaimName]; ok {
-			return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: create the export anew with one of them", other, v.Name, s.ClaimName)
+		for _, first := range o.export.Spec.Volumes[:i] {
+			f := first.Source.PersistentVolumeClaim
+			switch {
+			case f == nil || f.ClaimName != s.ClaimName:
+			case o.isBlock(s.ClaimName):
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: create the export anew with one of them", first.Name, v.Name, s.ClaimName)
+			case path.Clean(f.File()) == path.Clean(s.File()) && (first.Access == v1alpha1.ReadWrite || v.Access == v1alpha1.ReadWrite):
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and not both ReadOnly: create the export anew with one of them", first.Name, v.Name, s.File(), s.ClaimName)
+			}
 		}
-		first[s.ClaimName] = v.Name
+	}
+	return finding{}, false
+}
+
+// claimInTemplate finds a claim that the pod would list twice: the kubelet waits
+// for ever for such a one.
+func claimInTemplate(o *observed) (finding, bool) {
+	exported := claimNames(o.export)
+	for _, v := range o.export.Spec.Template.Volumes {
+		if s := v.PersistentVolumeClaim; s != nil && slices.Contains(exported, s.ClaimName) {
+			return found(v1alpha1.ReasonInvalidVolume, "the volume %s of the template is the PersistentVolumeClaim %s, which is exported, and no pod starts that has a claim twice: create the export anew without this volume of the template", v.Name, s.ClaimName)
+		}
 	}
 	return finding{}, false
 }

@@ -48,9 +48,20 @@ func TestChecksBeforePod(t *testing.T) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
 		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch"}},
-		{"two files of a claim", func(o *observed) {
+		{"file twice, to read", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
 		}, "", nil},
+		{"file twice, once to write", func(o *observed) {
+			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "./disk.img"}}
+			o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite
+		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "not both ReadOnly"}},
+		{"two files of a claim to write", func(o *observed) {
+			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "b.img"}}
+			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite, v1alpha1.ReadWrite
+		}, "", nil},
+		{"exported claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("disk") },
+			v1alpha1.ReasonInvalidVolume, []string{"volume data of the template", "PersistentVolumeClaim disk", "without"}},
+		{"other claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("data") }, "", nil},
 		{"held", func(o *observed) { o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")} }, "", nil},
 		{"held on two nodes", func(o *observed) {
 			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7"), *userPod("vm-2", "node-8")}
@@ -185,4 +196,9 @@ func ranAgain(p *corev1.Pod, notReadySince time.Time) {
 	})
 	p.Status.Conditions = []corev1.PodCondition{{
 		Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(notReadySince)}}
+}
+
+func templateVolume(claim string) []corev1.Volume {
+	return []corev1.Volume{{Name: "empty"}, {Name: "data", VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
 }

@@ -36,7 +36,7 @@ func decide(o *observed) plan {
 // decideDeletion lets the pod drain, and then the export go.
 func decideDeletion(o *observed) plan {
 	p := plan{say: underWay(v1alpha1.ReasonDeleting, "the export is being deleted: it goes when its pod has drained and ended")}
-	pod := o.ownPod()
+	pod := o.podToEnd()
 	if pod == nil {
 		return plan{releaseExport: true}
 	}
@@ -57,7 +57,7 @@ func decideDeletion(o *observed) plan {
 // finished stays for its logs until the export is deleted.
 func decideComplete(o *observed) plan {
 	var p plan
-	pod := o.ownPod()
+	pod := o.podToEnd()
 	if pod == nil {
 		return p
 	}
@@ -76,9 +76,9 @@ func decideComplete(o *observed) plan {
 // decideDrain brings an export to its end that has an exit condition.
 func decideDrain(o *observed, exit v1alpha1.ExitStatus) plan {
 	recorded := o.export.Status.Exit != nil
-	pod := o.ownPod()
+	pod := o.podToEnd()
 	if pod == nil {
-		if !recorded {
+		if !recorded && !everReady(o.export) {
 			return neverStarted(o, exit)
 		}
 		return reportLost(o, exit)
@@ -126,9 +126,15 @@ func decideService(o *observed) plan {
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
 	p.served = true
 
+	p.watched = unrecorded(o)
 	if pod == nil {
 		if f, found := firstOf(claimChecks, o); found {
 			p.say = append(p.say, blocked(f)...)
+			return p
+		}
+		if p.watched != nil {
+			// The pod is made once it is on record what ends it.
+			p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pods that end the export are there, its own is about to be made")...)
 			return p
 		}
 		p.pod = podCreate
@@ -141,6 +147,9 @@ func decideService(o *observed) plan {
 
 // judgePod says how it stands with a pod that is there and not over.
 func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
+	if f, found := heldElsewhere(o); found {
+		return yield(o, pod, f, p)
+	}
 	if !pod.DeletionTimestamp.IsZero() {
 		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
 			fmt.Sprintf("somebody else deleted the pod %s: a new one follows when it has drained and ended", pod.Name))...)
@@ -164,6 +173,23 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 	return p
 }
 
+// yield deals with a pod whose server never ran because a claim is in use on
+// another node than its own. It is made anew where the claim is, if that is one
+// place.
+func yield(o *observed, pod *corev1.Pod, f finding, p plan) plan {
+	switch {
+	case !pod.DeletionTimestamp.IsZero():
+	case o.mayFollow(pod):
+		p.pod = podRemove
+	default:
+		p.say = append(p.say, blocked(f)...)
+		return p
+	}
+	f.message += "; it is made anew on that one's node"
+	p.say = append(p.say, underWay(f.reason, f.message)...)
+	return p
+}
+
 // replaceEnded makes room for a new pod after one that is over although no exit
 // condition was met.
 func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
@@ -181,26 +207,11 @@ func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
 	return p
 }
 
-// podDeleted looks whether a pod is gone that ends the export. The first such
-// condition in the spec counts.
-func podDeleted(o *observed) (v1alpha1.ExitStatus, bool) {
-	for _, c := range o.export.Spec.ExitWhen {
-		if c.PodDeleted == nil {
-			continue
-		}
-		pod := o.targets[c.PodDeleted.Name]
-		if pod == nil || !pod.DeletionTimestamp.IsZero() || finished(pod) {
-			now := metav1.NewTime(o.now)
-			return v1alpha1.ExitStatus{Condition: c.Name, Reason: v1alpha1.ExitPodDeleted, StartedAt: &now}, true
-		}
-	}
-	return v1alpha1.ExitStatus{}, false
-}
-
 // leftover tells whether the pod with our name is that of an earlier export of
-// the same name and has ended, so that nobody waits for its report any more.
+// the same name or orphaned, and has ended, so that nobody waits for its report any
+// more.
 func leftover(o *observed) (release bool, again time.Duration) {
-	if o.pod == nil || !held(o.pod) || !ofEarlierExport(o) {
+	if o.pod == nil || !held(o.pod) || !(ofEarlierExport(o) || orphaned(o.export.Name, o.pod)) {
 		return false, 0
 	}
 	return podOver(o.pod, o.now)

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
 // TestDecide has a row for each step in the life of an export. What has to be on
@@ -142,6 +144,56 @@ func TestDecide(t *testing.T) {
 			deleted(withPod(o))
 			o.now = noon.Add(24 * time.Hour)
 		}, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "VM not on record: recorded only", scene: func(o *observed) { o.export.Status.WatchedPods = nil },
+			ready: "False Starting", complete: "False NotEnded"},
+		{name: "VM replaced before anything", scene: func(o *observed) { o.targets["vm"].UID = "10" },
+			exit: "vm-gone", ready: "False Completed", complete: "True NeverStarted"},
+		{name: "VM replaced: recorded only", scene: func(o *observed) { o.targets["vm"].UID = "10"; withPod(o) },
+			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+
+		{name: "claim in use on another node", scene: func(o *observed) { stuck(o, *userPod("vm", "node-8")) },
+			pod: podRemove, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim in use on another node, the image isn't there", scene: func(o *observed) {
+			stuck(o, *userPod("vm", "node-8"))
+			server(o.pod, corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ErrImagePull"}}})
+		}, pod: podRemove, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim in use on another node, told to end", scene: func(o *observed) {
+			stuck(o, *userPod("vm", "node-8"))
+			deleted(o.pod)
+		}, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim in use on the same node", scene: func(o *observed) { stuck(o, *userPod("vm", "node-7")) },
+			ready: "False Starting", complete: "False NotEnded"},
+		{name: "claim in use on both nodes", scene: func(o *observed) {
+			stuck(o, *userPod("vm", "node-8"), *userPod("vm-2", "node-7"))
+		}, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim in use on two other nodes", scene: func(o *observed) {
+			stuck(o, *userPod("vm", "node-8"), *userPod("vm-2", "node-9"))
+		}, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim in use on another node by a pod that goes", scene: func(o *observed) {
+			vm := userPod("vm", "node-8")
+			deleted(vm)
+			stuck(o, *vm)
+		}, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim on another node, the server ran", scene: func(o *observed) {
+			stuck(o, *userPod("vm", "node-8"))
+			server(o.pod, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, ready: "False NotReady", complete: "False NotEnded"},
+		{name: "claim on another node, the server ran before", scene: func(o *observed) {
+			stuck(o, *userPod("vm", "node-8"))
+			server(o.pod, corev1.ContainerStatus{RestartCount: 1, State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{}}})
+		}, ready: "False Starting", complete: "False NotEnded"},
+		{name: "claim on another node, pod of an older export", scene: func(o *observed) {
+			stuck(o, *podOf(another("other", v1alpha1.ReadOnly, noon.Add(-time.Hour)), "node-8"))
+		}, pod: podRemove, ready: "False VolumeInUse", complete: "False NotEnded"},
+		{name: "claim on another node, pod of a younger export", scene: func(o *observed) {
+			stuck(o, *podOf(another("other", v1alpha1.ReadOnly, noon.Add(time.Hour)), "node-8"))
+		}, ready: "False Starting", complete: "False NotEnded"},
+		{name: "claim on another node, pod of a younger export that runs", scene: func(o *observed) {
+			other := podOf(another("other", v1alpha1.ReadOnly, noon.Add(time.Hour)), "node-8")
+			server(other, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+			stuck(o, *other)
+		}, pod: podRemove, ready: "False VolumeInUse", complete: "False NotEnded"},
+
 		{name: "waits for the wrong node", scene: func(o *observed) {
 			withPod(o).Spec.NodeName = ""
 			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")}
@@ -162,6 +214,33 @@ func TestDecide(t *testing.T) {
 		}, releaseExport: true},
 		{name: "export deleted, no pod", scene: going, releaseExport: true},
 		{name: "export deleted, foreign pod", scene: func(o *observed) { going(o); o.pod = userPod("nbd-e", "") }, releaseExport: true},
+		{name: "export deleted, orphaned pod", scene: func(o *observed) { going(o); withOrphan(o) },
+			pod: podRemove, ready: "False Deleting"},
+		{name: "export deleted, orphaned pod drains", scene: func(o *observed) { going(o); deleted(withOrphan(o)) }, ready: "False Deleting"},
+		{name: "export deleted, orphaned pod drained", scene: func(o *observed) {
+			going(o)
+			deleted(withOrphan(o))
+			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true, ready: "False Deleting"},
+		{name: "export deleted, orphaned pod let go", scene: func(o *observed) {
+			going(o)
+			withOrphan(o).Finalizers = nil
+		}, releaseExport: true},
+		{name: "export deleted, orphaned pod is somebody else's by now", scene: func(o *observed) {
+			going(o)
+			withOrphan(o).OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "e", UID: "9", Controller: ptr.To(true)}}
+		}, releaseExport: true},
+		{name: "export deleted, pod without our labels", scene: func(o *observed) {
+			going(o)
+			withOrphan(o).Labels = nil
+		}, releaseExport: true},
+		{name: "condition recorded, orphaned pod", scene: func(o *observed) { recorded(o); withOrphan(o) },
+			pod: podRemove, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "complete, orphaned pod over", scene: func(o *observed) { complete(o); over(withOrphan(o), 0, "") }, releasePod: true},
+		{name: "orphaned pod of an export that goes on", scene: func(o *observed) { withOrphan(o) },
+			ready: "False NameTaken", complete: "False NotEnded"},
+		{name: "orphaned pod of an export that goes on has ended", scene: func(o *observed) { over(withOrphan(o), 0, "") },
+			releasePod: true, ready: "False NameTaken", complete: "False NotEnded"},
 		{name: "pod of an earlier export has ended", scene: func(o *observed) {
 			over(withPod(o), 0, "")
 			o.pod.OwnerReferences[0].UID = "0"
@@ -208,6 +287,42 @@ func TestFinish(t *testing.T) {
 	}
 }
 
+// TestLongCondition finds a condition that the report has in its short form.
+func TestLongCondition(t *testing.T) {
+	o := scene()
+	for i, c := range []string{"a", "b"} {
+		script := &v1alpha1.Script{Command: []string{strings.Repeat("x", 4000) + c}, TimeoutSeconds: 30}
+		o.export.Spec.ExitWhen[i] = v1alpha1.ExitCondition{Name: "long-" + c, Script: script}
+	}
+	flag, arg, _ := desired.ExitFlag(o.export.Spec.ExitWhen[1])
+	condition := report.Brief(flag + "=" + arg)
+	if len(condition) > 256 {
+		t.Errorf("%d bytes", len(condition))
+	}
+	over(withPod(o), 0, reportOf(t, condition, 0))
+	if x := decide(o).exit; x == nil || x.Condition != "long-b" || x.Reason != v1alpha1.ExitScript {
+		t.Errorf("%+v", x)
+	}
+}
+
+// TestWhy reads why a pod has ended that nobody told to.
+func TestWhy(t *testing.T) {
+	for _, c := range []struct {
+		condition string
+		code      int
+		want      string
+	}{
+		{"signal=SIGTERM", 0, ""},
+		{"signal=SIGTERM", 3, " (its server ended with exit code 3, 2 clients cut off: )"},
+	} {
+		pod := withPod(scene())
+		over(pod, c.code, reportOf(t, c.condition, c.code))
+		if got := why(pod); got != c.want {
+			t.Errorf("%s, %d:\n%s, want\n%s", c.condition, c.code, got, c.want)
+		}
+	}
+}
+
 // TestServiceApplied applies the Service only when that changes something.
 func TestServiceApplied(t *testing.T) {
 	o := scene()
@@ -225,4 +340,11 @@ func TestServiceApplied(t *testing.T) {
 	if desired.ServiceMatches(o.export, o.service) {
 		t.Error("an empty Service matches")
 	}
+}
+
+// stuck gives the export a pod on node-7 that has not started, made at noon, and
+// its claim to others.
+func stuck(o *observed, users ...corev1.Pod) {
+	withPod(o).CreationTimestamp = metav1.NewTime(noon)
+	o.users["disk"] = users
 }

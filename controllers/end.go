@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -53,7 +54,7 @@ func exitOf(e *v1alpha1.NBDExport, r report.Report) (v1alpha1.ExitStatus, bool) 
 	default:
 		exit.Reason = v1alpha1.ExitOther
 		for _, c := range e.Spec.ExitWhen {
-			if flag, arg, ok := desired.ExitFlag(c); ok && flag+"="+arg == r.Condition {
+			if flag, arg, ok := desired.ExitFlag(c); ok && report.Brief(flag+"="+arg) == r.Condition {
 				exit.Condition, exit.Reason = c.Name, exitReason(c)
 				break
 			}
@@ -85,7 +86,10 @@ func exitReason(c v1alpha1.ExitCondition) string {
 // finish writes down the end of an export whose pod is over or has reported.
 func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 	r, t, ok := lastReport(pod)
-	if !ok {
+	switch {
+	case !ok && neverServed(pod) && !everReady(o.export):
+		return neverCame(o, exit, pod, t)
+	case !ok:
 		return finishUnreported(o, exit, t)
 	}
 	if own, met := exitOf(o.export, r); met {
@@ -114,7 +118,7 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 // report. An exit code of its own says that it was killed; one that the kubelet
 // made up, and none at all, say nothing.
 func finishUnreported(o *observed, exit v1alpha1.ExitStatus, t *corev1.ContainerStateTerminated) plan {
-	if t == nil || t.ExitCode == 0 || t.Reason == "ContainerStatusUnknown" {
+	if t == nil || t.ExitCode == 0 || t.Reason == statusUnknown {
 		return reportLost(o, exit)
 	}
 	at, clean := t.FinishedAt, false
@@ -134,10 +138,34 @@ func reportLost(o *observed, exit v1alpha1.ExitStatus) plan {
 
 // neverStarted writes down the end of an export that has no pod to end.
 func neverStarted(o *observed, exit v1alpha1.ExitStatus) plan {
-	now, clean, none := metav1.NewTime(o.now), true, int64(0)
-	exit.FinishedAt, exit.Clean, exit.BytesRead, exit.BytesWritten = &now, &clean, &none, &none
+	return nothingServed(exit, o.now, "no pod was made")
+}
+
+// neverCame writes down the end of an export whose pod never came to serve.
+func neverCame(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod, t *corev1.ContainerStateTerminated) plan {
+	at, why := o.now, fmt.Sprintf("the server in the pod %s never ran", pod.Name)
+	if t != nil && t.ExitCode == report.ExitStartup {
+		at, why = t.FinishedAt.Time, fmt.Sprintf("the server in the pod %s never started without an error, last: %s", pod.Name, failure(t))
+	}
+	p := nothingServed(exit, at, why)
+	p.served = true
+	return p
+}
+
+// everReady tells whether an export has been ready, maybe with an earlier pod.
+// Complete is said from the first time on that anything is, and false until the
+// end; so is Ready, unless it was true in between.
+func everReady(e *v1alpha1.NBDExport) bool {
+	ready, complete := conditionOf(e.Status, v1alpha1.ConditionReady), conditionOf(e.Status, v1alpha1.ConditionComplete)
+	return ready.Status == metav1.ConditionTrue || ready.LastTransitionTime.Sub(complete.LastTransitionTime.Time) > time.Second
+}
+
+// nothingServed writes down the end of an export that no client has used.
+func nothingServed(exit v1alpha1.ExitStatus, at time.Time, why string) plan {
+	finishedAt, clean, none := metav1.NewTime(at), true, int64(0)
+	exit.FinishedAt, exit.Clean, exit.BytesRead, exit.BytesWritten = &finishedAt, &clean, &none, &none
 	return plan{exit: &exit, say: ended(false, v1alpha1.ReasonNeverStarted, fmt.Sprintf(
-		"the exit condition %s (%s) was met when nothing was served: no pod was made", exit.Condition, exit.Reason))}
+		"the exit condition %s (%s) was met when nothing was served: %s", exit.Condition, exit.Reason, why))}
 }
 
 // count is a count of bytes as the API has it.

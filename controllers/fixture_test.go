@@ -11,6 +11,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
@@ -36,6 +37,10 @@ func scene() *observed {
 			Service: v1alpha1.Service{Port: 10809},
 		},
 	}
+	vm := userPod("vm", "node-7")
+	vm.UID = "9"
+	e.CreationTimestamp = metav1.NewTime(noon)
+	e.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "vm-gone", UID: vm.UID}}
 	return &observed{
 		export: e,
 		claims: map[string]*corev1.PersistentVolumeClaim{"disk": {
@@ -44,9 +49,29 @@ func scene() *observed {
 			Status:     corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
 		}},
 		users:   map[string][]corev1.Pod{},
-		targets: map[string]*corev1.Pod{"vm": userPod("vm", "node-7")},
+		targets: map[string]*corev1.Pod{"vm": vm},
 		now:     noon,
 	}
+}
+
+// another is another export of the claim "disk".
+func another(name string, access v1alpha1.Access, made time.Time) v1alpha1.NBDExport {
+	return v1alpha1.NBDExport{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "vms", Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(made)},
+		Spec: v1alpha1.NBDExportSpec{Volumes: []v1alpha1.Volume{{Name: "x", Access: access,
+			Source: v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk"}}}}},
+	}
+}
+
+// podOf is the pod of another export, which uses the claim "disk".
+func podOf(e v1alpha1.NBDExport, node string) *corev1.Pod {
+	pod := userPod("nbd-"+e.Name, node)
+	pod.Labels = map[string]string{v1alpha1.LabelExport: e.Name}
+	pod.CreationTimestamp = e.CreationTimestamp
+	ref := ownerRef(e.UID)
+	ref.Name = e.Name
+	pod.OwnerReferences = []metav1.OwnerReference{ref}
+	return pod
 }
 
 // userPod is a pod of somebody else, on a node if one is named.
@@ -68,6 +93,13 @@ func withPod(o *observed) *corev1.Pod {
 		},
 		Spec: corev1.PodSpec{NodeName: "node-7", TerminationGracePeriodSeconds: ptr.To[int64](75)},
 	}
+	return o.pod
+}
+
+// withOrphan gives the export its pod, whose owner isn't on record any more.
+func withOrphan(o *observed) *corev1.Pod {
+	withPod(o).OwnerReferences = nil
+	o.pod.Labels = desired.Labels("e")
 	return o.pod
 }
 

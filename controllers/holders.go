@@ -5,6 +5,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
@@ -69,4 +70,43 @@ func (o *observed) follow() desired.Facts {
 		f.Tolerations = append(f.Tolerations, h.pod.Spec.Tolerations...)
 	}
 	return f
+}
+
+// heldElsewhere finds a pod on another node that has a claim of the export's pod
+// in use, whose server never ran: on this node the claim can't be had.
+func heldElsewhere(o *observed) (finding, bool) {
+	node := o.pod.Spec.NodeName
+	if node == "" || serverRan(o.pod) {
+		return finding{}, false
+	}
+	for _, h := range o.holders() {
+		if h.pod.Spec.NodeName != node && comesFirst(h.pod, o.pod) {
+			return found(v1alpha1.ReasonVolumeInUse, "the pod %s on node %s holds the PersistentVolumeClaim %s, and the export's pod was put onto node %s: it can't start before the claim is free",
+				h.pod.Name, h.pod.Spec.NodeName, h.claim, node)
+		}
+	}
+	return finding{}, false
+}
+
+// mayFollow tells whether a pod that can't start gets its claims on another node
+// for sure: all who hold them are on one, and stay.
+func (o *observed) mayFollow(pod *corev1.Pod) bool {
+	holders := o.holders()
+	return !slices.ContainsFunc(holders, func(h holder) bool {
+		return h.pod.Spec.NodeName == pod.Spec.NodeName || h.pod.Spec.NodeName != holders[0].pod.Spec.NodeName ||
+			!h.pod.DeletionTimestamp.IsZero()
+	})
+}
+
+// comesFirst tells whether the export's pod has to give way to a holder. Of
+// the pods of two exports, neither of which has started, the younger does: they
+// would follow each other for ever.
+func comesFirst(holder, pod *corev1.Pod) bool {
+	if _, ours := holder.Labels[v1alpha1.LabelExport]; !ours || serverRan(holder) {
+		return true
+	}
+	if !holder.CreationTimestamp.Equal(&pod.CreationTimestamp) {
+		return holder.CreationTimestamp.Before(&pod.CreationTimestamp)
+	}
+	return holder.Name < pod.Name
 }

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,6 +28,8 @@ type observed struct {
 	// users are the pods that use a claim, by the claim's name, without the
 	// export's own.
 	users map[string][]corev1.Pod
+	// others are the other exports that use a claim of this one.
+	others []v1alpha1.NBDExport
 	// targets are the pods that podDeleted conditions name, by name, without those
 	// that don't exist.
 	targets map[string]*corev1.Pod
@@ -65,8 +68,11 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 			return nil, err
 		}
 	}
+	if o.others, err = r.othersOf(ctx, e); err != nil {
+		return nil, err
+	}
 	for _, target := range targetNames(e) {
-		pod, err := find[corev1.Pod](ctx, r, e.Namespace, target)
+		pod, err := r.target(ctx, e, target)
 		if err != nil {
 			return nil, err
 		}
@@ -121,6 +127,31 @@ func (o *observed) ownPod() *corev1.Pod {
 		return o.pod
 	}
 	return nil
+}
+
+// podToEnd is the pod that has to be over before the export can be: its own, even
+// if that is orphaned.
+func (o *observed) podToEnd() *corev1.Pod {
+	if o.pod != nil && orphaned(o.export.Name, o.pod) {
+		return o.pod
+	}
+	return o.ownPod()
+}
+
+// orphaned tells whether a pod was made for the export of this name and has lost its
+// owner, as "kubectl delete --cascade=orphan" has it. One that is somebody else's
+// by now isn't.
+func orphaned(export string, pod metav1.Object) bool {
+	if pod.GetName() != desired.ChildName(export) || metav1.GetControllerOfNoCopy(pod) != nil ||
+		!slices.Contains(pod.GetFinalizers(), v1alpha1.FinalizerReport) {
+		return false
+	}
+	for k, v := range desired.Labels(export) {
+		if pod.GetLabels()[k] != v {
+			return false
+		}
+	}
+	return true
 }
 
 // owned tells whether the export is the controlling owner of an object.

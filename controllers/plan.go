@@ -18,6 +18,9 @@ type plan struct {
 	// again is when to look again although nothing has happened; zero is never.
 	again time.Duration
 
+	// watched are the pods of podDeleted conditions that are to be on record; nil
+	// leaves the status as it is.
+	watched []v1alpha1.WatchedPod
 	// exit is what the status shall say about the end; nil leaves it as it is.
 	exit *v1alpha1.ExitStatus
 	// say are the conditions to be set; those not named stay as they are.

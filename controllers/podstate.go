@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
 // finished tells whether all containers of a pod have ended for good.
@@ -121,3 +122,48 @@ func brief(s string) string {
 	}
 	return "..." + strings.ToValidUTF8(s[len(s)-most:], "")
 }
+
+// serverRan tells whether the server's container has run at any time.
+func serverRan(pod *corev1.Pod) bool {
+	s := serverStatus(pod)
+	return s != nil && (s.State.Waiting == nil && s.State != (corev1.ContainerState{}) ||
+		s.LastTerminationState.Terminated != nil || s.RestartCount > 0)
+}
+
+// neverServed tells whether it is certain that no client was served by a pod that
+// is over and has left no report. Runs before the last two have left nothing but
+// the condition Ready, which is false from the start of a pod, and whose time
+// changes with the first run that becomes ready.
+func neverServed(pod *corev1.Pod) bool {
+	if pod.Spec.NodeName == "" {
+		return true
+	}
+	c := podCondition(pod, corev1.PodReady)
+	if c == nil || c.Status != corev1.ConditionFalse || pod.Status.StartTime == nil ||
+		c.LastTransitionTime.Sub(pod.Status.StartTime.Time) > time.Second {
+		return false
+	}
+	s := serverStatus(pod)
+	if s == nil || s.State.Running != nil {
+		return s == nil
+	}
+	for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
+		if t != nil && t.ExitCode != report.ExitStartup && !neverRan(s) {
+			return false
+		}
+	}
+	return true
+}
+
+// neverRan tells whether a container never ran although the kubelet has it as
+// terminated: what was still waiting at the end of its pod, it gives an end with an
+// unknown status. One that was lost while it ran counts as restarted, or
+// has that end as its last one.
+func neverRan(s *corev1.ContainerStatus) bool {
+	t := s.State.Terminated
+	return t != nil && t.Reason == statusUnknown && t.StartedAt.IsZero() && t.ContainerID == "" &&
+		s.LastTerminationState.Terminated == nil && s.RestartCount == 0
+}
+
+// statusUnknown is the kubelet's reason for an end that it knows nothing about.
+const statusUnknown = "ContainerStatusUnknown"

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,7 +25,7 @@ import (
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler brings the pods and Services of exports to where their specs and
-// exit conditions want them. All fields have to be set.
+// exit conditions want them. All exported fields have to be set.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	client.Client
@@ -34,6 +35,9 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Image is the image of the server.
 	Image string
+
+	// making is held while a pod is made that uses claims.
+	making sync.Mutex
 }
 
 // conflictDelay is when an export is looked at again that had changed between
@@ -68,22 +72,37 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 }
 
 // releaseOrphan lets the pod of an export go that was deleted without waiting for
-// it, by somebody who took its finalizer off.
+// it, by somebody who took its finalizer off. The garbage collector tells it to
+// end, unless its owner isn't on record any more.
 func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	var pod corev1.Pod
 	key := client.ObjectKey{Namespace: req.Namespace, Name: desired.ChildName(req.Name)}
 	if err := r.Get(ctx, key, &pod); err != nil {
 		return ctrl.Result{}, client.IgnoreNotFound(err)
 	}
+	orphan := orphaned(req.Name, &pod)
 	ref := metav1.GetControllerOf(&pod)
-	if ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod) {
+	if !orphan && (ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod)) {
 		return ctrl.Result{}, nil
 	}
 	over, again := podOver(&pod, time.Now())
-	if !over {
-		return ctrl.Result{RequeueAfter: again}, nil
+	switch {
+	case over:
+		return ctrl.Result{}, r.releasePod(ctx, &pod)
+	case orphan && pod.DeletionTimestamp.IsZero():
+		return ctrl.Result{}, r.removeOrphan(ctx, req, &pod)
 	}
-	return ctrl.Result{}, r.releasePod(ctx, &pod)
+	return ctrl.Result{RequeueAfter: again}, nil
+}
+
+// removeOrphan deletes the pod of an export that doesn't exist, which the cache
+// alone can't tell.
+func (r *Reconciler) removeOrphan(ctx context.Context, req ctrl.Request, pod *corev1.Pod) error {
+	e, err := find[v1alpha1.NBDExport](ctx, r, req.Namespace, req.Name)
+	if err != nil || e != nil {
+		return err
+	}
+	return r.removePod(ctx, pod)
 }
 
 // onlyConflicts tells whether all errors are about objects that had changed.

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -31,11 +32,27 @@ func (r *Reconciler) writeStatus(ctx context.Context, e *v1alpha1.NBDExport, p p
 	return nil
 }
 
+// lastOfEach leaves the last verdict on each condition. One that is overruled must
+// not be set even for a moment: it would move the time of the last transition.
+func lastOfEach(say []verdict) []verdict {
+	var out []verdict
+	for i, v := range say {
+		overruled := slices.ContainsFunc(say[i+1:], func(later verdict) bool { return later.kind == v.kind })
+		if !overruled {
+			out = append(out, v)
+		}
+	}
+	return out
+}
+
 // statusOf is the status of an export after a plan.
 func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 	s := *e.Status.DeepCopy()
 	if p.exit != nil {
 		s.Exit = p.exit
+	}
+	if p.watched != nil {
+		s.WatchedPods = p.watched
 	}
 	if p.served {
 		s.ServiceName = desired.ChildName(e.Name)
@@ -48,7 +65,7 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 	if p.pod == podCreate {
 		s.PodName = desired.ChildName(e.Name)
 	}
-	for _, v := range p.say {
+	for _, v := range lastOfEach(p.say) {
 		status := metav1.ConditionFalse
 		if v.is {
 			status = metav1.ConditionTrue

@@ -47,6 +47,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		Owns(&corev1.Pod{}).
 		Owns(&corev1.Service{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
+		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
+		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfClaim)).
 		WithOptions(opts).
 		Complete(r)
@@ -69,6 +71,42 @@ func (r *Reconciler) exportsOfPod(ctx context.Context, o client.Object) []reconc
 	out := r.exportsBy(ctx, o.GetNamespace(), indexTarget, o.GetName())
 	for _, claim := range claimsOfPod(o.(*corev1.Pod)) {
 		out = append(out, r.exportsBy(ctx, o.GetNamespace(), indexClaim, claim)...)
+	}
+	return out
+}
+
+// exportOfOrphan is the export that a pod was made for whose owner is on record no
+// more. Other pods of exports come by their owner.
+func exportOfOrphan(_ context.Context, o client.Object) []reconcile.Request {
+	name := o.GetAnnotations()[v1alpha1.AnnotationExport]
+	if name == "" || !orphaned(name, o) {
+		return nil
+	}
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: name}}}
+}
+
+// exportMoved lets those changes of an export through that others may wait for: it
+// ends, it has ended, it is gone.
+func exportMoved() predicate.Predicate {
+	return predicate.Funcs{
+		CreateFunc: func(event.CreateEvent) bool { return false },
+		UpdateFunc: func(u event.UpdateEvent) bool {
+			from, to := u.ObjectOld.(*v1alpha1.NBDExport), u.ObjectNew.(*v1alpha1.NBDExport)
+			return willServe(from) != willServe(to) || isComplete(from) != isComplete(to)
+		},
+	}
+}
+
+// exportsBeside are the other exports that use a claim of an export.
+func (r *Reconciler) exportsBeside(ctx context.Context, o client.Object) []reconcile.Request {
+	others, err := r.othersOf(ctx, o.(*v1alpha1.NBDExport))
+	if err != nil {
+		ctrl.LoggerFrom(ctx).Error(err, "can't look up the exports that share a claim", "export", client.ObjectKeyFromObject(o))
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range others {
+		out = append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(&others[i])})
 	}
 	return out
 }

@@ -18,8 +18,9 @@ type ExitCondition struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
 
-	// PodDeleted is met when a pod is being deleted, is gone, or has finished. A
-	// pod that isn't there when the export is created counts as gone.
+	// PodDeleted is met when a pod is being deleted, is gone, has finished, or was
+	// replaced by another one of the same name. A pod that isn't there when the
+	// export is created counts as gone.
 	// +optional
 	PodDeleted *PodDeleted `json:"podDeleted,omitempty"`
 
@@ -58,10 +59,11 @@ type FileCondition struct {
 	Path SentinelPath `json:"path,omitempty"`
 }
 
-// SentinelPath is a path beneath RunDir: at most 1024 characters.
+// SentinelPath is a path beneath RunDir in its shortest form, without empty, "."
+// and ".." parts: at most 1024 characters.
 //
 // +kubebuilder:validation:MaxLength=1024
-// +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && self.size() > 15 && !self.split('/').exists(p, p == '..')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share"
+// +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && !(self + '/').matches('/[.]{0,2}/')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share, and have no empty, \".\" or \"..\" part: write it as /run/nbdexport/stop"
 // +kubebuilder:validation:XValidation:rule="!(self in ['/run/nbdexport/control.sock', '/run/nbdexport/report.json'])",message="control.sock and report.json in /run/nbdexport are the server's own"
 type SentinelPath string
 

@@ -10,6 +10,9 @@ const (
 	// belong to. Its value is the export's name, cut and hashed if it is longer
 	// than 63 characters.
 	LabelExport = "nbdexport.io/export"
+	// AnnotationExport is the annotation on pods with the full name of the export,
+	// which the label may not have.
+	AnnotationExport = "nbdexport.io/export-name"
 	// FieldOwner is the operator's name in the managed fields of what it applies.
 	FieldOwner = "nbdexport"
 )

@@ -20,7 +20,8 @@ const (
 const (
 	// ReasonServing says that clients can connect.
 	ReasonServing = "Serving"
-	// ReasonStarting says that the pod was made and isn't ready yet.
+	// ReasonStarting says that the pod was made, or is about to be, and isn't ready
+	// yet.
 	ReasonStarting = "Starting"
 	// ReasonNotReady says that the server runs, but doesn't take new clients
 	// now: it has begun to drain, or doesn't answer its readiness probe.
@@ -48,13 +49,15 @@ const (
 	// ReasonClaimPending says that a claim isn't bound to a volume, and that the
 	// pod therefore can't be scheduled.
 	ReasonClaimPending = "ClaimPending"
-	// ReasonInvalidVolume says that a volume's description doesn't fit its claim.
+	// ReasonInvalidVolume says that a volume's description doesn't fit its claim,
+	// another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
 	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
 	// one pod may hold.
 	ReasonReadWriteOncePodClaimed = "ReadWriteOncePodClaimed"
 	// ReasonVolumeInUse says that a ReadWriteOnce claim is in use on a node where
-	// the export's pod can't run.
+	// the export's pod can't run or doesn't yet, or that another export uses a claim
+	// and one of the two writes it.
 	ReasonVolumeInUse = "VolumeInUse"
 	// ReasonUnschedulable says that no node takes the pod.
 	ReasonUnschedulable = "Unschedulable"
@@ -77,7 +80,7 @@ const (
 	// ReasonDrained says that the end was clean.
 	ReasonDrained = "Drained"
 	// ReasonNeverStarted says that a condition was met before anything was
-	// served.
+	// served: there was no pod, or its server had never come so far.
 	ReasonNeverStarted = "NeverStarted"
 	// ReasonClientsCutOff says that clients were still connected at the drain's
 	// timeout and were cut off.

@@ -1,6 +1,9 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+)
 
 // NBDExportStatus is what the operator has seen and done.
 type NBDExportStatus struct {
@@ -37,6 +40,15 @@ type NBDExportStatus struct {
 	// +optional
 	ServiceName string `json:"serviceName,omitempty"`
 
+	// WatchedPods are the pods of the podDeleted conditions as they were first
+	// seen, before anything was served. Another pod of the same name isn't the one
+	// that a condition means.
+	// +optional
+	// +listType=map
+	// +listMapKey=name
+	// +kubebuilder:validation:MaxItems=16
+	WatchedPods []WatchedPod `json:"watchedPods,omitempty"`
+
 	// Exit is why, when and how the export ended. It is there from the moment
 	// at which the operator knows that the export has to end.
 	// +optional
@@ -51,6 +63,16 @@ type VolumeStatus struct {
 	// URI is where it is offered.
 	// +required
 	URI string `json:"uri,omitempty"`
+}
+
+// WatchedPod is the pod that a podDeleted condition means.
+type WatchedPod struct {
+	// Name of the entry of exitWhen.
+	// +required
+	Name string `json:"name,omitempty"`
+	// UID of the pod.
+	// +required
+	UID types.UID `json:"uid,omitempty"`
 }
 
 // ExitStatus is why, when and how an export ended.

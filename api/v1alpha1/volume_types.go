@@ -63,12 +63,12 @@ type ClaimSource struct {
 	ClaimName string `json:"claimName,omitempty"`
 
 	// Path is the file that is offered, relative to the root of a Filesystem claim:
-	// 1 to 1024 characters without commas or colons. A symbolic link out of the claim
-	// isn't followed. Without it the file is disk.img. A Block claim has no path.
+	// 1 to 1024 characters without commas or colons, and without empty, "." and ".."
+	// parts. A symbolic link out of the claim isn't followed. Without it the file is disk.img. A Block claim has no path.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="!self.startsWith('/') && !self.split('/').exists(p, p == '..')",message="path must be relative to the root of the claim, without \"..\""
+	// +kubebuilder:validation:XValidation:rule="!('/' + self + '/').matches('/[.]{0,2}/')",message="path must be relative to the root of the claim and have no empty, \".\" or \"..\" part: write it as images/disk.img"
 	// +kubebuilder:validation:XValidation:rule="!self.contains(',') && !self.contains(':')",message="path must not contain a comma or a colon"
 	Path string `json:"path,omitempty"`
 }

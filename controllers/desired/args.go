@@ -57,6 +57,16 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 	return out
 }
 
+// literal writes arguments so that the kubelet hands them on as they are: it
+// replaces "$(NAME)" by a variable and "$$" by "$".
+func literal(args []string) []string {
+	out := make([]string, len(args))
+	for i, a := range args {
+		out[i] = strings.ReplaceAll(a, "$", "$$")
+	}
+	return out
+}
+
 // ExitFlag is how the server is told a condition: the name of the flag after
 // "exit-when-", and its argument. The server's report names a condition in the
 // same words, as FLAG=ARGUMENT. It is false for a condition that the operator

@@ -18,9 +18,8 @@ import (
 const maxName = 63
 
 // ChildName is the name of the pod and the Service of an export. It is always
-// the same for the same export: two pods of one export can't exist, and so there
-// are never two writers. An altered name ends in a hash, because "a.b" and "a-b"
-// are two exports.
+// the same for the same export: two pods of one export can't exist. An altered name
+// ends in a hash, because "a.b" and "a-b" are two exports.
 func ChildName(export string) string {
 	return safe("nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
 }

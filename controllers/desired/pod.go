@@ -77,7 +77,10 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	}
 	return corev1ac.Pod(ChildName(e.Name), e.Namespace).
 		WithLabels(Labels(e.Name)).
-		WithAnnotations(map[string]string{"kubectl.kubernetes.io/default-container": ServerContainer}).
+		WithAnnotations(map[string]string{
+			"kubectl.kubernetes.io/default-container": ServerContainer,
+			v1alpha1.AnnotationExport:                 e.Name,
+		}).
 		WithFinalizers(v1alpha1.FinalizerReport).
 		WithOwnerReferences(owner(e)).
 		WithSpec(spec), nil
@@ -98,7 +101,7 @@ func server(e *v1alpha1.NBDExport, f Facts) (*corev1ac.ContainerApplyConfigurati
 		WithName(ServerContainer).
 		WithImage(f.Image).
 		WithCommand("/nbdserver").
-		WithArgs(args(e, f.Modes)...).
+		WithArgs(literal(args(e, f.Modes))...).
 		WithPorts(
 			corev1ac.ContainerPort().WithName("nbd").WithContainerPort(NBDPort).WithProtocol(corev1.ProtocolTCP),
 			corev1ac.ContainerPort().WithName("http").WithContainerPort(HTTPPort).WithProtocol(corev1.ProtocolTCP)).

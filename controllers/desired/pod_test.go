@@ -2,7 +2,9 @@ package desired
 
 import (
 	"encoding/json"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,6 +46,45 @@ func TestPodFollows(t *testing.T) {
 		t.Fatal(err)
 	}
 	golden(t, "follows.pod", pod)
+}
+
+// TestArgsArriveLiterally does with the arguments in a pod what the kubelet does, and
+// compares what the server then gets with what it is meant to get.
+func TestArgsArriveLiterally(t *testing.T) {
+	dollars := 0
+	for _, name := range exports(t) {
+		e := export(t, name)
+		pod, err := Pod(e, facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := args(e, facts.Modes)
+		got := pod.Spec.Containers[0].Args
+		if len(got) != len(want) {
+			t.Fatalf("%s: %d arguments, want %d", name, len(got), len(want))
+		}
+		for i := range want {
+			dollars += strings.Count(want[i], "$")
+			if arrives := expand(got[i]); arrives != want[i] {
+				t.Errorf("%s: %q arrives as %q, want %q", name, got[i], arrives, want[i])
+			}
+		}
+	}
+	if dollars == 0 {
+		t.Error("no argument in testdata has a dollar sign")
+	}
+}
+
+// expand replaces what the kubelet replaces in an argument: "$$" is a dollar sign,
+// "$(NAME)" the value of a variable. All that is between the brackets counts
+// as a name, and all variables are set here.
+func expand(arg string) string {
+	return regexp.MustCompile(`\$\$|\$\([^)]*\)`).ReplaceAllStringFunc(arg, func(s string) string {
+		if s == "$$" {
+			return "$"
+		}
+		return "VALUE"
+	})
 }
 
 // TestPodIsRestricted checks every pod in testdata against the Pod Security

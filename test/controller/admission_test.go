@@ -68,6 +68,13 @@ func TestAdmission(t *testing.T) {
 			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "relative to the root of the claim"}},
 		{"path upwards", "images/disk.raw", "images/../../disk.raw",
 			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "relative to the root of the claim"}},
+		{"path ends in a slash", "images/disk.raw", "images/", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
+		{"path with an empty part", "images/disk.raw", "images//disk.raw", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
+		{"path with a dot", "images/disk.raw", "images/./disk.raw", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
+		{"path begins with a dot", "images/disk.raw", "./disk.raw", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
+		{"path is a dot", "images/disk.raw", ".", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
+		{"path is two dots", "images/disk.raw", "..", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
+		{"path is a slash", "images/disk.raw", "/", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
 		{"path with comma", "images/disk.raw", `"disk.raw,access=read-write"`,
 			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "comma or a colon"}},
 		{"size zero", "size: 1Mi", "size: 0", []string{"spec.volumes[1].source.memory.size", "above zero"}},
@@ -87,6 +94,16 @@ func TestAdmission(t *testing.T) {
 			[]string{"spec.exitWhen[1].fileCreated.path", "beneath /run/nbdexport/"}},
 		{"sentinel is the directory", "/run/nbdexport/stop", "/run/nbdexport/",
 			[]string{"spec.exitWhen[1].fileCreated.path", "beneath /run/nbdexport/"}},
+		{"sentinel ends in a slash", "/run/nbdexport/stop", "/run/nbdexport/stop/",
+			[]string{"spec.exitWhen[1].fileCreated.path", "write it as /run/nbdexport/stop"}},
+		{"sentinel is the report, with an empty part", "/run/nbdexport/stop", "/run/nbdexport//report.json",
+			[]string{"spec.exitWhen[1].fileCreated.path", "write it as /run/nbdexport/stop"}},
+		{"sentinel is the control socket, with a dot", "/run/nbdexport/stop", "/run/nbdexport/./control.sock",
+			[]string{"spec.exitWhen[1].fileCreated.path", "write it as /run/nbdexport/stop"}},
+		{"sentinel is the report, by a detour", "/run/nbdexport/stop", "/run/nbdexport/x/../report.json",
+			[]string{"spec.exitWhen[1].fileCreated.path", "write it as /run/nbdexport/stop"}},
+		{"sentinel ends in a dot", "/run/nbdexport/stop", "/run/nbdexport/stop/.",
+			[]string{"spec.exitWhen[1].fileCreated.path", "write it as /run/nbdexport/stop"}},
 		{"sentinel is the report", "/run/nbdexport/stop", "/run/nbdexport/report.json",
 			[]string{"spec.exitWhen[1].fileCreated.path", "the server's own"}},
 		{"script without command", "command: [/bin/true]", "command: []",
@@ -118,6 +135,20 @@ func TestAdmission(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPathsWithDots applies paths that look like those above and aren't.
+func TestPathsWithDots(t *testing.T) {
+	ns := namespace(t)
+	for name, change := range map[string][2]string{
+		"hidden-disk":     {"images/disk.raw", ".images/.disk..raw"},
+		"three-dots":      {"images/disk.raw", ".../disk.raw."},
+		"hidden-sentinel": {"/run/nbdexport/stop", "/run/nbdexport/.d/...stop"},
+	} {
+		if err := create(t, ns, name, strings.Replace(accepted, change[0], change[1], 1)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -33,6 +33,8 @@ type world struct {
 	*testing.T
 	ns   string
 	stop func()
+	// parallel is how many exports are reconciled at the same time; zero is one.
+	parallel int
 }
 
 // newWorld makes a namespace and starts an operator. Both end with the test.
@@ -65,7 +67,7 @@ func (w *world) start() {
 		Image:    "nbdexport:test",
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	if err := r.SetupWithManager(ctx, mgr, controller.Options{SkipNameValidation: ptr.To(true)}); err != nil {
+	if err := r.SetupWithManager(ctx, mgr, controller.Options{SkipNameValidation: ptr.To(true), MaxConcurrentReconciles: max(w.parallel, 1)}); err != nil {
 		w.Fatal(err)
 	}
 	done := make(chan error, 1)

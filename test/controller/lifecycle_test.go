@@ -8,9 +8,11 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
 const (
@@ -278,6 +280,75 @@ func TestFinalizerTakenOff(t *testing.T) {
 	w.remove(pod) // there is no garbage collector here to do it
 	w.end(pod, "signal=SIGTERM", 0)
 	w.gone(pod)
+}
+
+// orphan does to a pod what the garbage collector does for
+// "kubectl delete --cascade=orphan".
+func (w *world) orphan(pod *corev1.Pod) {
+	w.Helper()
+	get(w.T, client.ObjectKeyFromObject(pod), pod)
+	base := pod.DeepCopy()
+	pod.OwnerReferences = nil
+	if err := kube.Patch(context.Background(), pod, client.MergeFrom(base)); err != nil {
+		w.Fatal(err)
+	}
+}
+
+// TestOrphaned deletes an export and leaves its pod no owner: the export stays until
+// the pod has drained all the same.
+func TestOrphaned(t *testing.T) {
+	w := newWorld(t)
+	_, pod := running(w)
+	w.orphan(pod)
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonNameTaken)
+	w.remove(w.read("e"))
+	w.deleting(pod)
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonDeleting)
+	w.end(pod, "signal=SIGTERM", 0)
+	w.gone(pod)
+	w.gone(&v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "e"}})
+}
+
+// TestOrphanedAlone leaves a pod without an owner and without its export, under a
+// name that the pod's label has only the beginning of. One that is somebody
+// else's by then is left alone.
+func TestOrphanedAlone(t *testing.T) {
+	w := newWorld(t)
+	name := strings.Repeat("e", 100)
+	foreign := serving(w, "foreign")
+	pod := serving(w, name)
+	w.stop()
+	for _, e := range []*v1alpha1.NBDExport{w.read("foreign"), w.read(name)} {
+		base := e.DeepCopy()
+		e.Finalizers = nil
+		if err := kube.Patch(context.Background(), e, client.MergeFrom(base)); err != nil {
+			t.Fatal(err)
+		}
+		w.remove(e)
+	}
+	w.orphan(pod)
+	w.orphan(foreign)
+	base := foreign.DeepCopy()
+	foreign.OwnerReferences = []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "x", UID: "1", Controller: ptr.To(true)}}
+	if err := kube.Patch(context.Background(), foreign, client.MergeFrom(base)); err != nil {
+		t.Fatal(err)
+	}
+	w.start()
+	w.deleting(pod)
+	w.end(pod, "signal=SIGTERM", 0)
+	w.gone(pod)
+	w.settled("e")
+	untouched(t, foreign, &corev1.Pod{})
+}
+
+// serving makes an export and brings it to where it serves.
+func serving(w *world, name string) *corev1.Pod {
+	w.Helper()
+	w.export(name, "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}")
+	pod := w.pod(desired.ChildName(name), nil)
+	w.serve(pod)
+	w.expect(name, v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
+	return pod
 }
 
 // TestExportDeletedUnscheduled deletes an export whose pod never ran.

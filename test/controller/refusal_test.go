@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -239,6 +241,62 @@ template:
 	says(t, message(e, v1alpha1.ConditionReady), "missing")
 	if e.Status.PodName != "" {
 		t.Errorf("podName is %s", e.Status.PodName)
+	}
+}
+
+// TestPodRejectedForNow has the namespace refuse the pod until its policy is changed.
+// In between nothing is written that isn't new.
+func TestPodRejectedForNow(t *testing.T) {
+	w := newWorld(t)
+	enforce(w, "restricted")
+	w.export("e", `
+volumes: [{name: disk, source: {memory: {size: 1Mi}}}]
+tls: {mode: Disabled}
+template:
+  containers:
+  - {name: companion, image: example.test/c, securityContext: {allowPrivilegeEscalation: true}}
+`)
+	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonPodRejected)
+	says(t, message(e, v1alpha1.ConditionReady), "PodSecurity", "companion")
+	for i := range 3 {
+		// The times in a status are whole seconds.
+		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
+		wake(w, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}}, fmt.Sprint(i))
+		w.settled(fmt.Sprint("e-", i))
+		if now := w.read("e"); now.ResourceVersion != e.ResourceVersion {
+			t.Fatalf("the export was written although nothing has changed: %+v, was %+v", now.Status, e.Status)
+		}
+	}
+
+	enforce(w, "privileged")
+	eventually(t, "the pod should be made", func() string {
+		wake(w, e, fmt.Sprint(time.Now().UnixNano()))
+		if w.absent(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}}) {
+			return message(w.read("e"), v1alpha1.ConditionReady)
+		}
+		return ""
+	})
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonStarting)
+}
+
+// enforce has a Pod Security Standard hold in the namespace.
+func enforce(w *world, standard string) {
+	w.Helper()
+	label(w, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: w.ns}}, "pod-security.kubernetes.io/enforce", standard)
+}
+
+// wake changes something about an object that means nothing, and so has the
+// export looked at which it concerns.
+func wake(w *world, obj client.Object, value string) {
+	w.Helper()
+	label(w, obj, "touched", value)
+}
+
+func label(w *world, obj client.Object, key, value string) {
+	w.Helper()
+	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:%q}}}`, key, value)
+	if err := kube.Patch(context.Background(), obj, client.RawPatch(types.MergePatchType, []byte(patch))); err != nil {
+		w.Fatal(err)
 	}
 }
 

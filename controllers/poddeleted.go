@@ -1,0 +1,98 @@
+package controllers
+
+import (
+	"context"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// podDeleted looks whether a pod is gone that ends the export. The first such
+// condition in the spec counts.
+func podDeleted(o *observed) (v1alpha1.ExitStatus, bool) {
+	for _, c := range o.export.Spec.ExitWhen {
+		if c.PodDeleted == nil {
+			continue
+		}
+		if podGone(o.targets[c.PodDeleted.Name], recordedUID(o.export, c.Name)) {
+			now := metav1.NewTime(o.now)
+			return v1alpha1.ExitStatus{Condition: c.Name, Reason: v1alpha1.ExitPodDeleted, StartedAt: &now}, true
+		}
+	}
+	return v1alpha1.ExitStatus{}, false
+}
+
+// podGone tells whether a pod isn't there any more, or won't be soon. One of the
+// same name that came after it doesn't stand in for it.
+func podGone(pod *corev1.Pod, recorded types.UID) bool {
+	return pod == nil || !pod.DeletionTimestamp.IsZero() || finished(pod) ||
+		recorded != "" && pod.UID != recorded
+}
+
+// recordedUID is the UID of the pod that a podDeleted condition means; empty if it
+// isn't on record.
+func recordedUID(e *v1alpha1.NBDExport, condition string) types.UID {
+	for _, w := range e.Status.WatchedPods {
+		if w.Name == condition {
+			return w.UID
+		}
+	}
+	return ""
+}
+
+// unrecorded is the whole record of the pods that podDeleted conditions mean, if
+// it isn't complete in the status; else nil.
+func unrecorded(o *observed) []v1alpha1.WatchedPod {
+	var all []v1alpha1.WatchedPod
+	missing := false
+	for _, c := range o.export.Spec.ExitWhen {
+		if c.PodDeleted == nil {
+			continue
+		}
+		uid := recordedUID(o.export, c.Name)
+		if pod := o.targets[c.PodDeleted.Name]; uid == "" && pod != nil {
+			uid, missing = pod.UID, true
+		}
+		if uid != "" {
+			all = append(all, v1alpha1.WatchedPod{Name: c.Name, UID: uid})
+		}
+	}
+	if !missing {
+		return nil
+	}
+	return all
+}
+
+// target reads a pod that podDeleted conditions name; nil if it doesn't exist. That
+// it was replaced must not be concluded from a cache that is behind the record.
+func (r *Reconciler) target(ctx context.Context, e *v1alpha1.NBDExport, name string) (*corev1.Pod, error) {
+	pod, err := find[corev1.Pod](ctx, r, e.Namespace, name)
+	if err != nil || pod == nil || recordedAs(e, pod) {
+		return pod, err
+	}
+	var live corev1.Pod
+	err = r.Live.Get(ctx, client.ObjectKeyFromObject(pod), &live)
+	if apierrors.IsNotFound(err) {
+		return nil, nil
+	}
+	return &live, err
+}
+
+// recordedAs tells whether every condition that names a pod means this one, as far
+// as the record goes.
+func recordedAs(e *v1alpha1.NBDExport, pod *corev1.Pod) bool {
+	for _, c := range e.Spec.ExitWhen {
+		if c.PodDeleted == nil || c.PodDeleted.Name != pod.Name {
+			continue
+		}
+		if uid := recordedUID(e, c.Name); uid != "" && uid != pod.UID {
+			return false
+		}
+	}
+	return true
+}

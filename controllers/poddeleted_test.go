@@ -1,0 +1,34 @@
+package controllers
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// TestUnrecorded looks at what is put on record, and that it stays.
+func TestUnrecorded(t *testing.T) {
+	o := scene()
+	if got := unrecorded(o); got != nil {
+		t.Errorf("all is on record, but: %+v", got)
+	}
+	o.export.Spec.ExitWhen = append(o.export.Spec.ExitWhen, v1alpha1.ExitCondition{Name: "db-gone", PodDeleted: &v1alpha1.PodDeleted{Name: "db"}})
+	db := userPod("db", "")
+	db.UID = "11"
+	o.targets["db"] = db
+	o.targets["vm"].UID = "10"
+	want := []v1alpha1.WatchedPod{{Name: "vm-gone", UID: "9"}, {Name: "db-gone", UID: "11"}}
+	if got := unrecorded(o); !slices.Equal(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := statusOf(o.export, plan{watched: want}).WatchedPods; !slices.Equal(got, want) {
+		t.Errorf("status: %+v", got)
+	}
+	if got := statusOf(o.export, plan{}).WatchedPods; len(got) != 1 {
+		t.Errorf("status without news: %+v", got)
+	}
+	if recordedAs(o.export, o.targets["vm"]) || !recordedAs(o.export, db) {
+		t.Error("which pods are the recorded ones isn't told")
+	}
+}

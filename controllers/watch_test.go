@@ -1,0 +1,43 @@
+package controllers
+
+import (
+	"context"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
+)
+
+// TestExportOfOrphan finds the export of a pod that has no owner, under whatever
+// name.
+func TestExportOfOrphan(t *testing.T) {
+	for _, name := range []string{"e", "a.b", strings.Repeat("x", 253)} {
+		orphan := func() *corev1.Pod {
+			return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{
+				Namespace: "vms", Name: desired.ChildName(name), Labels: desired.Labels(name),
+				Annotations: map[string]string{v1alpha1.AnnotationExport: name},
+				Finalizers:  []string{v1alpha1.FinalizerReport}}}
+		}
+		got := exportOfOrphan(context.Background(), orphan())
+		if len(got) != 1 || got[0].Name != name || got[0].Namespace != "vms" {
+			t.Errorf("%s: %v", name, got)
+		}
+		for what, change := range map[string]func(*corev1.Pod){
+			"owned":         func(p *corev1.Pod) { p.OwnerReferences = []metav1.OwnerReference{ownerRef("1")} },
+			"another name":  func(p *corev1.Pod) { p.Name = "vm" },
+			"no annotation": func(p *corev1.Pod) { p.Annotations = nil },
+			"no label":      func(p *corev1.Pod) { delete(p.Labels, v1alpha1.LabelExport) },
+			"not held":      func(p *corev1.Pod) { p.Finalizers = nil },
+		} {
+			pod := orphan()
+			change(pod)
+			if got := exportOfOrphan(context.Background(), pod); len(got) != 0 {
+				t.Errorf("%s, %s: %v", name, what, got)
+			}
+		}
+	}
+}
