@@ -39,6 +39,7 @@ type Conn struct {
 
 	// Set by the negotiation, fixed from then on.
 	export     *Export
+	size       uint64 // of the export in bytes, as the client was told
 	noZeroes   bool
 	structured bool
 	allocation *Export // has base:allocation selected, if not nil
@@ -63,6 +64,29 @@ type Conn struct {
 	read, written atomic.Uint64 // bytes
 }
 
+// ConnState is where a connection is in its life.
+type ConnState int
+
+// States of a connection.
+const (
+	// StateNegotiating: accepted, no export chosen yet.
+	StateNegotiating ConnState = iota
+	// StateConnected: the client has chosen an export.
+	StateConnected
+	// StateEnded: nothing of the connection is under way any more.
+	StateEnded
+)
+
+// connKey is the key of a Conn in the context of its requests.
+type connKey struct{}
+
+// ConnFromContext returns the connection whose request a Backend is working on,
+// from the context that the Backend was given, or nil if there is none.
+func ConnFromContext(ctx context.Context) *Conn {
+	c, _ := ctx.Value(connKey{}).(*Conn)
+	return c
+}
+
 // Ways in which a connection ends, for its line in the log.
 var (
 	errAborted    = errors.New("client aborted the negotiation")
@@ -83,7 +107,7 @@ func newConn(s *Server, nc net.Conn) *Conn {
 		slots:  make(chan struct{}, maxRequests),
 		memory: semaphore.NewWeighted(maxMemory),
 	}
-	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), connKey{}, c))
 	return c
 }
 
@@ -91,6 +115,8 @@ func newConn(s *Server, nc net.Conn) *Conn {
 func (c *Conn) serve() {
 	start := time.Now()
 	defer c.srv.ended(c)
+	defer c.enter(StateEnded)
+	c.enter(StateNegotiating)
 	err := c.run()
 	c.inFlight.Wait()
 	if errors.Is(err, errDrained) {
@@ -137,7 +163,14 @@ func (c *Conn) run() error {
 	c.serving = true
 	c.nc.SetDeadline(time.Time{})
 	c.mu.Unlock()
+	c.enter(StateConnected)
 	return c.transmit()
+}
+
+func (c *Conn) enter(s ConnState) {
+	if c.srv.ConnState != nil {
+		c.srv.ConnState(c, s)
+	}
 }
 
 // recoverPanic turns a panic of a Backend, or of our own, into the end by force of

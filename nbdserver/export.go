@@ -19,7 +19,8 @@ type Export struct {
 	// Backend holds the bytes. The server flushes and closes it at its end.
 	Backend backend.Backend
 
-	info     backend.Info
+	info     backend.Info  // but for the size
+	size     atomic.Uint64 // in bytes, as new connections see it
 	flusher  flusher
 	requests [commands][2]atomic.Uint64 // by command, and 0 succeeded, 1 failed
 	read     atomic.Uint64              // bytes
@@ -32,6 +33,7 @@ const commands = int(wire.CmdBlockStatus) + 2
 
 func (e *Export) init() {
 	e.info = e.Backend.Info()
+	e.size.Store(e.info.Size)
 	e.info.ReadOnly = e.info.ReadOnly || e.ReadOnly
 	e.flusher.flush = e.Backend.Flush
 }

@@ -147,7 +147,8 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 	if e == nil {
 		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
 	}
-	if _, err := c.nc.Write(wire.AppendExportName(nil, e.info.Size, e.flags(c.structured), c.noZeroes)); err != nil {
+	c.size = e.size.Load()
+	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, e.flags(c.structured), c.noZeroes)); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -175,7 +176,8 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 	if e == nil {
 		return nil, c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}
-	items := [][]byte{wire.AppendInfoExport(nil, e.info.Size, e.flags(c.structured))}
+	c.size = e.size.Load()
+	items := [][]byte{wire.AppendInfoExport(nil, c.size, e.flags(c.structured))}
 	seen := map[wire.Info]bool{}
 	for _, i := range r.Infos {
 		if seen[i] {

@@ -54,6 +54,10 @@ type Server struct {
 	// DrainPolicy is what a drain does; nil means to wait for the clients
 	// without end, as nbdkit does.
 	DrainPolicy *DrainPolicy
+	// ConnState is told when a connection enters a state, nil for nobody. It is
+	// called in the order of the states, from the connection's goroutine, and
+	// must return soon.
+	ConnState func(*Conn, ConnState)
 	// Log is told of each connection's end and each phase; nil is silence.
 	Log *zap.Logger
 

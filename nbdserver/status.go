@@ -48,7 +48,7 @@ func (s *Server) Status() Status {
 	for _, e := range s.Exports {
 		st.Exports = append(st.Exports, ExportStatus{
 			Name:         e.Name,
-			Size:         e.info.Size,
+			Size:         e.size.Load(),
 			ReadOnly:     e.info.ReadOnly,
 			BytesRead:    e.read.Load(),
 			BytesWritten: e.written.Load(),

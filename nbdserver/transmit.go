@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -152,7 +153,7 @@ func (c *Conn) check(r wire.Request) (wire.Errno, string) {
 		return wire.EINVAL, fmt.Sprintf("the length %d is over the maximum block size %d", r.Length, wire.MaxBlock)
 	}
 	// Written so that it cannot wrap.
-	if size := c.export.info.Size; r.Length > size || r.Offset > size-r.Length {
+	if size := c.size; r.Length > size || r.Offset > size-r.Length {
 		e := wire.EINVAL
 		if r.Command == wire.CmdWrite || r.Command == wire.CmdWriteZeroes {
 			e = wire.ENOSPC
@@ -241,7 +242,11 @@ func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error
 	case wire.CmdTrim:
 		err = b.Trim(c.ctx, r.Offset, r.Length)
 	case wire.CmdWriteZeroes:
-		err = b.WriteZeroes(c.ctx, r.Offset, r.Length, r.Flags&wire.FlagNoHole == 0)
+		var how backend.ZeroFlags
+		if r.Flags&wire.FlagNoHole == 0 {
+			how |= backend.MayTrim
+		}
+		err = b.WriteZeroes(c.ctx, r.Offset, r.Length, how)
 	case wire.CmdBlockStatus:
 		extents, err = c.blockStatus(r)
 	}

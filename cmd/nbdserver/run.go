@@ -123,9 +123,9 @@ func signalCondition(s os.Signal) string {
 	return "signal=SIGTERM"
 }
 
-// run serves until the server has ended, whatever ends it, and leaves the
+// serve serves until the server has ended, whatever ends it, and leaves the
 // report behind.
-func (f serveFlags) run(srv *nbdserver.Server, o *openedListeners, conditions *exitwhen.Set, signals <-chan os.Signal, log *zap.Logger) error {
+func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions *exitwhen.Set, signals <-chan os.Signal, log *zap.Logger) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if o.http != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,6 +31,9 @@ type serveFlags struct {
 	printURI     bool
 	logFormat    string
 	logLevel     string
+	tls          tlsFlags
+	limits       limitFlags
+	run          runFlags
 }
 
 // exitConditions are the flags that take a condition's argument.
@@ -91,6 +95,9 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.StringVar(&f.once, "once", "", "file for a second copy of the report; if it exists at start, it is repeated in --report and nothing is served")
 	fs.StringVar(&f.pidfile, "pidfile", "", "file for the process id, written when the server listens")
 	fs.BoolVar(&f.printURI, "print-uri", false, "print the URI of each volume on standard output when the server listens")
+	f.run.register(fs)
+	f.tls.register(fs)
+	f.limits.register(fs)
 	fs.StringVar(&f.logFormat, "log-format", "console", "json or console")
 	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
 }
@@ -144,11 +151,15 @@ func serve(f serveFlags, args []string) error {
 	}
 	defer listeners.close()
 	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, Log: log}
+	if err := errors.Join(f.tls.apply(srv), f.limits.apply(srv)); err != nil {
+		closeVolumes(exports)
+		return err
+	}
 	if err := f.announce(listeners, exports); err != nil {
 		closeVolumes(exports)
 		return err
 	}
-	return f.run(srv, listeners, conditions, signals, log)
+	return f.serve(srv, listeners, conditions, signals, log)
 }
 
 func (f serveFlags) drainPolicy() (*nbdserver.DrainPolicy, error) {

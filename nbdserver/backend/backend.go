@@ -19,10 +19,14 @@ var (
 	// ErrShrunk is returned by a read that finds less data than the size that
 	// the Backend had when it was opened.
 	ErrShrunk = errors.New("the volume is shorter than it was when it was opened")
+	// ErrNotFast is returned by WriteZeroes with Fast where zeroing would be no
+	// faster than writing zeroes. Nothing has been changed then, as far as the
+	// storage can tell beforehand.
+	ErrNotFast = errors.New("zeroing this range would be no faster than writing zeroes")
 )
 
-// Info is what a Backend tells about itself. It doesn't change while the
-// Backend is open.
+// Info is what a Backend tells about itself. Of a Resizer the size may change
+// while it is open, and nothing else.
 type Info struct {
 	// Size of the volume in bytes.
 	Size uint64
@@ -33,7 +37,27 @@ type Info struct {
 	// PreferredBlockSize is the size and alignment in bytes at which requests
 	// are cheapest: a power of two from 512 to 32 MiB.
 	PreferredBlockSize uint32
+	// MinimumBlockSize is what offsets and lengths of requests must be a
+	// multiple of, in bytes: a power of two from 1 to 64 KiB; 0 means 1. The
+	// server refuses other requests before they get here.
+	MinimumBlockSize uint32
+	// FastZero says that WriteZeroes can tell beforehand whether it is fast, so
+	// that clients may ask for that (NBD_FLAG_SEND_FAST_ZERO).
+	FastZero bool
 }
+
+// ZeroFlags say how WriteZeroes may go about it.
+type ZeroFlags uint8
+
+// Flags of WriteZeroes.
+const (
+	// MayTrim allows the range to become a hole; without it the space stays,
+	// or becomes, allocated, as far as the storage can do that.
+	MayTrim ZeroFlags = 1 << iota
+	// Fast asks for ErrNotFast, at once, where the storage would have to write
+	// zeroes (NBD_CMD_FLAG_FAST_ZERO). Only for a Backend with Info.FastZero.
+	Fast
+)
 
 // Extent is a range of a volume with one allocation status.
 type Extent struct {
@@ -67,10 +91,11 @@ type Backend interface {
 	// Trim says that the content of a range is no longer needed. It is a hint:
 	// the range may keep its content in whole or in part.
 	Trim(ctx context.Context, off, length uint64) error
-	// WriteZeroes makes a range read as zeroes. With mayTrim the range may
-	// become a hole; without it the space stays, or becomes, allocated, as far
-	// as the storage can do that.
-	WriteZeroes(ctx context.Context, off, length uint64, mayTrim bool) error
+	// WriteZeroes makes a range read as zeroes.
+	WriteZeroes(ctx context.Context, off, length uint64, flags ZeroFlags) error
+	// Cache says that a range will be read soon. It is a hint: it may do
+	// nothing, and doesn't wait until the range is in memory (NBD_CMD_CACHE).
+	Cache(ctx context.Context, off, length uint64) error
 	// Extents returns the allocation status of a range from off on: at least
 	// one extent and at most max. Together they may fall short of length, and
 	// never exceed it. A Backend that knows nothing returns one extent that is
@@ -79,4 +104,14 @@ type Backend interface {
 	// Close releases the volume. It doesn't flush. It is called once, after
 	// every other call has returned.
 	Close() error
+}
+
+// Resizer is a Backend whose size may change while it is open.
+type Resizer interface {
+	// Resize finds out how large the volume is now and returns that: Info has
+	// the new size from then on. Operations within the size that was true when
+	// a connection began stay allowed; where the volume has become smaller they
+	// fail (ErrShrunk, ENOSPC) and never make it larger again. It may be called
+	// at the same time as every method but Close.
+	Resize(ctx context.Context) (size uint64, err error)
 }

@@ -58,10 +58,10 @@ func workAlone(t *testing.T, b backend.Backend, start, length, seed uint64) erro
 			err = b.WriteAt(ctx, part, start+off)
 		case 2:
 			clear(part)
-			err = b.WriteZeroes(ctx, start+off, n, true)
+			err = b.WriteZeroes(ctx, start+off, n, backend.MayTrim)
 		case 3:
 			clear(part)
-			err = b.WriteZeroes(ctx, start+off, n, false)
+			err = b.WriteZeroes(ctx, start+off, n, 0)
 		case 4:
 			if err = b.Trim(ctx, start+off, n); err == nil {
 				err = b.ReadAt(ctx, part, start+off)
@@ -100,7 +100,7 @@ func (k Kind) testInterleaved(t *testing.T) {
 					off := uint64(i*workers+w) * length
 					var err error
 					if round%4 > 1 {
-						err = b.WriteZeroes(ctx, off, length, round%4 == 2)
+						err = b.WriteZeroes(ctx, off, length, mayTrim(round%4 == 2))
 					} else {
 						err = b.WriteAt(ctx, want, off)
 					}
@@ -143,7 +143,7 @@ func (k Kind) testOverlapping(t *testing.T) {
 			for range 8 {
 				err := errors.Join(
 					b.WriteAt(ctx, p[off:], off),
-					b.WriteZeroes(ctx, off, n/2, w%2 == 0),
+					b.WriteZeroes(ctx, off, n/2, mayTrim(w%2 == 0)),
 					b.Trim(ctx, n/2, n/2),
 					b.ReadAt(ctx, got, off))
 				if _, e := b.Extents(ctx, off, n, 100); e != nil || err != nil {

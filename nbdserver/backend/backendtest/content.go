@@ -3,6 +3,8 @@ package backendtest
 import (
 	"bytes"
 	"testing"
+
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 )
 
 // boundaries are where backends change from one of their pieces to the next:
@@ -124,11 +126,11 @@ func (k Kind) testHuge(t *testing.T) {
 	walk(t, b, 1<<32-4096, size-1<<32, 2)
 
 	// The range ends one byte before a mark, then in the middle of one.
-	writeZeroes(t, b, 8192, 1<<32-1-8192-4096, true)
+	writeZeroes(t, b, 8192, 1<<32-1-8192-4096, backend.MayTrim)
 	expect(t, b, mark, 0)
 	expectZeroes(t, b, 1<<31-4096, 8192)
 	expect(t, b, mark, 1<<32-4096)
-	writeZeroes(t, b, 4096, 1<<32-1, true)
+	writeZeroes(t, b, 4096, 1<<32-1, backend.MayTrim)
 	expect(t, b, mark[:4096], 0)
 	expectZeroes(t, b, 4096, 8192)
 	expectZeroes(t, b, 1<<32-4096, 8191)
@@ -140,7 +142,7 @@ func (k Kind) testHuge(t *testing.T) {
 	expect(t, b, mark, 0)
 	expect(t, b, mark, size-8192)
 	put()
-	writeZeroes(t, b, 1, size-2, true)
+	writeZeroes(t, b, 1, size-2, backend.MayTrim)
 	expect(t, b, mark[:1], 0)
 	expect(t, b, mark[8191:], size-1)
 	for _, off := range marks[1:5] {

@@ -48,10 +48,10 @@ func read(t *testing.T, b backend.Backend, n int, off uint64) []byte {
 	return p
 }
 
-func writeZeroes(t *testing.T, b backend.Backend, off, length uint64, mayTrim bool) {
+func writeZeroes(t *testing.T, b backend.Backend, off, length uint64, flags backend.ZeroFlags) {
 	t.Helper()
-	if err := b.WriteZeroes(t.Context(), off, length, mayTrim); err != nil {
-		t.Fatalf("WriteZeroes of %d bytes at %d, mayTrim=%v: %v", length, off, mayTrim, err)
+	if err := b.WriteZeroes(t.Context(), off, length, flags); err != nil {
+		t.Fatalf("WriteZeroes of %d bytes at %d, flags=%v: %v", length, off, flags, err)
 	}
 }
 

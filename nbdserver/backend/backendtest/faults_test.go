@@ -23,7 +23,7 @@ type faulty struct {
 	readAt      func(ctx context.Context, p []byte, off uint64) error
 	writeAt     func(ctx context.Context, p []byte, off uint64) error
 	trim        func(ctx context.Context, off, length uint64) error
-	writeZeroes func(ctx context.Context, off, length uint64, mayTrim bool) error
+	writeZeroes func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error
 	extents     func(ctx context.Context, off, length uint64, max int) ([]backend.Extent, error)
 }
 
@@ -55,11 +55,11 @@ func (f *faulty) Trim(ctx context.Context, off, length uint64) error {
 	return f.trim(ctx, off, length)
 }
 
-func (f *faulty) WriteZeroes(ctx context.Context, off, length uint64, mayTrim bool) error {
+func (f *faulty) WriteZeroes(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
 	if f.writeZeroes == nil {
-		return f.Backend.WriteZeroes(ctx, off, length, mayTrim)
+		return f.Backend.WriteZeroes(ctx, off, length, flags)
 	}
-	return f.writeZeroes(ctx, off, length, mayTrim)
+	return f.writeZeroes(ctx, off, length, flags)
 }
 
 func (f *faulty) Extents(ctx context.Context, off, length uint64, max int) ([]backend.Extent, error) {
@@ -116,25 +116,25 @@ var faults = []fault{
 		}
 	}},
 	{"ZeroLeavesTheEdges", "Zero", func(f *faulty, b backend.Backend) {
-		f.writeZeroes = func(ctx context.Context, off, length uint64, mayTrim bool) error {
+		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
 			start, end := (off+511)&^511, (off+length)&^511
 			if start >= end {
 				return nil
 			}
-			return b.WriteZeroes(ctx, start, end-start, mayTrim)
+			return b.WriteZeroes(ctx, start, end-start, flags)
 		}
 	}},
 	{"ZeroIsATrim", "Zero", func(f *faulty, b backend.Backend) {
-		f.writeZeroes = func(context.Context, uint64, uint64, bool) error { return nil }
+		f.writeZeroes = func(context.Context, uint64, uint64, backend.ZeroFlags) error { return nil }
 	}},
 	{"ZeroStopsAt64MiB", "ZeroLarge", func(f *faulty, b backend.Backend) {
-		f.writeZeroes = func(ctx context.Context, off, length uint64, mayTrim bool) error {
-			return b.WriteZeroes(ctx, off, min(length, 64<<20), mayTrim)
+		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+			return b.WriteZeroes(ctx, off, min(length, 64<<20), flags)
 		}
 	}},
 	{"ZeroHas32Bits", "Huge", func(f *faulty, b backend.Backend) {
-		f.writeZeroes = func(ctx context.Context, off, length uint64, mayTrim bool) error {
-			return b.WriteZeroes(ctx, off, uint64(uint32(length)), mayTrim)
+		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+			return b.WriteZeroes(ctx, off, uint64(uint32(length)), flags)
 		}
 	}},
 	{"TrimTakesWholePages", "Trim", func(f *faulty, b backend.Backend) {

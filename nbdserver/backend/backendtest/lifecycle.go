@@ -45,10 +45,10 @@ func (k Kind) testCanceled(t *testing.T) {
 	if done("WriteAt", b.WriteAt(ctx, p, off)) {
 		expect(t, b, p, off)
 	}
-	if done("WriteZeroes", b.WriteZeroes(ctx, off, n, false)) {
+	if done("WriteZeroes", b.WriteZeroes(ctx, off, n, 0)) {
 		expectZeroes(t, b, off, n)
 	}
-	if done("WriteZeroes with mayTrim", b.WriteZeroes(ctx, off, n, true)) {
+	if done("WriteZeroes with mayTrim", b.WriteZeroes(ctx, off, n, backend.MayTrim)) {
 		expectZeroes(t, b, off, n)
 	}
 	done("Trim", b.Trim(ctx, off, n))
@@ -71,9 +71,9 @@ func (k Kind) testReopen(t *testing.T) {
 	info := b.Info()
 	want := noise(18, int(info.Size))
 	write(t, b, want, 0)
-	writeZeroes(t, b, 100_001, 200_000, true)
+	writeZeroes(t, b, 100_001, 200_000, backend.MayTrim)
 	clear(want[100_001:300_001])
-	writeZeroes(t, b, 400_001, 200_000, false)
+	writeZeroes(t, b, 400_001, 200_000, 0)
 	clear(want[400_001:600_001])
 	if err := b.Flush(t.Context()); err != nil {
 		t.Fatalf("Flush: %v", err)
@@ -109,8 +109,8 @@ func (k Kind) testReadOnly(t *testing.T) {
 	for what, err := range map[string]error{
 		"WriteAt":                  b.WriteAt(ctx, []byte("x"), 0),
 		"Trim":                     b.Trim(ctx, 0, 4096),
-		"WriteZeroes":              b.WriteZeroes(ctx, 1, 4096, false),
-		"WriteZeroes with mayTrim": b.WriteZeroes(ctx, 0, 8192, true),
+		"WriteZeroes":              b.WriteZeroes(ctx, 1, 4096, 0),
+		"WriteZeroes with mayTrim": b.WriteZeroes(ctx, 0, 8192, backend.MayTrim),
 	} {
 		if !errors.Is(err, backend.ErrReadOnly) {
 			t.Errorf("%s to a read-only volume: %v", what, err)

@@ -39,7 +39,7 @@ func Model(t *testing.T, b backend.Backend, ops []byte) {
 			write(t, b, part, off)
 		case 2, 3:
 			clear(part)
-			writeZeroes(t, b, off, length, op == 2)
+			writeZeroes(t, b, off, length, mayTrim(op == 2))
 		case 4:
 			trim(t, b, off, length)
 			adopt(t, part, read(t, b, int(length), off), off)

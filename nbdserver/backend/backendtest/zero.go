@@ -3,12 +3,14 @@ package backendtest
 import (
 	"fmt"
 	"testing"
+
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 )
 
 // testZero zeroes ranges around every boundary and looks at their neighbours.
 func (k Kind) testZero(t *testing.T) {
-	for _, mayTrim := range []bool{false, true} {
-		t.Run(fmt.Sprintf("mayTrim=%v", mayTrim), func(t *testing.T) {
+	for _, flags := range []backend.ZeroFlags{0, backend.MayTrim} {
+		t.Run(fmt.Sprintf("flags=%v", flags), func(t *testing.T) {
 			b := k.open(t, oddSize)
 			size := b.Info().Size
 			want := noise(3, int(size))
@@ -16,7 +18,7 @@ func (k Kind) testZero(t *testing.T) {
 			zero := func(off, length uint64) {
 				t.Helper()
 				length = min(length, size-off)
-				writeZeroes(t, b, off, length, mayTrim)
+				writeZeroes(t, b, off, length, flags)
 				clear(want[off : off+length])
 				from, to := off-min(off, 5000), min(size, off+length+5000)
 				expect(t, b, want[from:to], from)
@@ -50,8 +52,8 @@ func (k Kind) testZero(t *testing.T) {
 // testZeroLarge zeroes more than 64 MiB at once: a length at which backends
 // begin to work in pieces, and at which some forgot all but the first.
 func (k Kind) testZeroLarge(t *testing.T) {
-	for _, mayTrim := range []bool{false, true} {
-		t.Run(fmt.Sprintf("mayTrim=%v", mayTrim), func(t *testing.T) {
+	for _, flags := range []backend.ZeroFlags{0, backend.MayTrim} {
+		t.Run(fmt.Sprintf("flags=%v", flags), func(t *testing.T) {
 			b := k.open(t, largeSize)
 			size := b.Info().Size
 			const off = 1<<20 - 123
@@ -59,7 +61,7 @@ func (k Kind) testZeroLarge(t *testing.T) {
 			for at := uint64(0); at < size; at += 1 << 20 {
 				write(t, b, p[:min(1<<20, size-at)], at)
 			}
-			writeZeroes(t, b, off, largeZero, mayTrim)
+			writeZeroes(t, b, off, largeZero, flags)
 			expect(t, b, p[:off], 0)
 			expectZeroes(t, b, off, largeZero)
 			end := uint64(off + largeZero)
@@ -115,4 +117,11 @@ func adopt(t *testing.T, want, got []byte, off uint64) {
 		}
 	}
 	copy(want, got)
+}
+
+func mayTrim(yes bool) backend.ZeroFlags {
+	if yes {
+		return backend.MayTrim
+	}
+	return 0
 }

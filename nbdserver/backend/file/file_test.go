@@ -126,16 +126,16 @@ func TestAllocation(t *testing.T) {
 	full()
 	check("all written", nil, size, size+some)
 	check("half trimmed", f.Trim(ctx, 0, size/2), size/2, size/2+some)
-	check("zeroed with mayTrim", f.WriteZeroes(ctx, 0, size, true), 0, some)
-	check("zeroed without, from holes", f.WriteZeroes(ctx, 0, size, false), size, size+some)
+	check("zeroed with mayTrim", f.WriteZeroes(ctx, 0, size, backend.MayTrim), 0, some)
+	check("zeroed without, from holes", f.WriteZeroes(ctx, 0, size, 0), size, size+some)
 	full()
-	check("zeroed without, from data", f.WriteZeroes(ctx, 0, size, false), size, size+some)
+	check("zeroed without, from data", f.WriteZeroes(ctx, 0, size, 0), size, size+some)
 	f.zeroRange.unsupported.Store(true)
 	check("trimmed", f.Trim(ctx, 0, size), 0, some)
-	check("reserved, from holes", f.WriteZeroes(ctx, 0, size, false), size, size+some)
+	check("reserved, from holes", f.WriteZeroes(ctx, 0, size, 0), size, size+some)
 	f.reserve.unsupported.Store(true)
 	check("trimmed again", f.Trim(ctx, 0, size), 0, some)
-	check("written", f.WriteZeroes(ctx, 0, size, false), size, size+some)
+	check("written", f.WriteZeroes(ctx, 0, size, 0), size, size+some)
 	f.punch.unsupported.Store(true)
 	check("can't be trimmed", f.Trim(ctx, 0, size), size, size+some)
 	if got := blocks(t, f); got < size {
@@ -181,14 +181,14 @@ func TestGrowth(t *testing.T) {
 	for what, err := range map[string]error{
 		"WriteAt across the end":  f.WriteAt(ctx, make([]byte, 2), 9_999),
 		"WriteAt behind the end":  f.WriteAt(ctx, make([]byte, 2), 1<<63),
-		"WriteZeroes":             f.WriteZeroes(ctx, 0, 10_001, false),
+		"WriteZeroes":             f.WriteZeroes(ctx, 0, 10_001, 0),
 		"Trim with a wrapped end": f.Trim(ctx, 2, 1<<64-1),
 	} {
 		if !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if err := f.WriteZeroes(ctx, 0, 10_000, false); err != nil {
+	if err := f.WriteZeroes(ctx, 0, 10_000, 0); err != nil {
 		t.Fatal(err)
 	}
 	if st, err := os.Stat(path); err != nil || st.Size() != 10_000 {
@@ -215,7 +215,7 @@ func TestCanceledZeroing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for what, err := range map[string]error{
-		"WriteZeroes": f.WriteZeroes(ctx, 0, 1<<30, false),
+		"WriteZeroes": f.WriteZeroes(ctx, 0, 1<<30, 0),
 		"Trim":        f.Trim(ctx, 0, 1<<30),
 	} {
 		if err != context.Canceled {

@@ -158,10 +158,10 @@ func TestDevice(t *testing.T) {
 	}
 	full()
 	before := allocated()
-	if err := f.WriteZeroes(ctx, 0, size, false); err != nil || allocated() < before {
+	if err := f.WriteZeroes(ctx, 0, size, 0); err != nil || allocated() < before {
 		t.Errorf("zeroing without mayTrim: %d of %d bytes are left allocated (%v)", allocated(), before, err)
 	}
-	if err := f.WriteZeroes(ctx, 100, size-200, true); err != nil || allocated() > 64<<10 {
+	if err := f.WriteZeroes(ctx, 100, size-200, backend.MayTrim); err != nil || allocated() > 64<<10 {
 		t.Errorf("zeroing with mayTrim: %d bytes are left allocated (%v)", allocated(), err)
 	}
 	full()
@@ -213,17 +213,17 @@ func TestNoSpace(t *testing.T) {
 	t.Cleanup(func() { f.Close() })
 	for what, do := range map[string]func() error{
 		"WriteAt":     func() error { return f.WriteAt(ctx, make([]byte, 4<<20), 0) },
-		"WriteZeroes": func() error { return f.WriteZeroes(ctx, 0, 4<<20, false) },
+		"WriteZeroes": func() error { return f.WriteZeroes(ctx, 0, 4<<20, 0) },
 		"WriteZeroes by writing": func() error {
 			f.reserve.unsupported.Store(true)
 			defer f.reserve.unsupported.Store(false)
-			return f.WriteZeroes(ctx, 0, 4<<20, false)
+			return f.WriteZeroes(ctx, 0, 4<<20, 0)
 		},
 	} {
 		if err := do(); !errors.Is(err, unix.ENOSPC) {
 			t.Errorf("%s: %v", what, err)
 		}
-		if err := f.WriteZeroes(ctx, 0, 4<<20, true); err != nil {
+		if err := f.WriteZeroes(ctx, 0, 4<<20, backend.MayTrim); err != nil {
 			t.Errorf("WriteZeroes with mayTrim where nothing is free: %v", err)
 		}
 		if err := f.WriteAt(ctx, make([]byte, 4096), 0); err != nil {

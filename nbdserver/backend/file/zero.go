@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 )
 
 // callSize is the most that one call asks the kernel to zero or discard, in
@@ -66,12 +68,13 @@ func (f *File) discard(ctx context.Context, start, end uint64) error {
 	})
 }
 
-// WriteZeroes implements backend.Backend. With mayTrim it punches a hole;
+// WriteZeroes implements backend.Backend. With MayTrim it punches a hole;
 // without it the range becomes allocated where the file system knows
 // FALLOC_FL_ZERO_RANGE, or can punch a hole and fill it (NFS 4.2, tmpfs). Else
 // it writes zeroes. The ends of a range on a block device that are less than a
 // page are always written.
-func (f *File) WriteZeroes(ctx context.Context, off, length uint64, mayTrim bool) error {
+func (f *File) WriteZeroes(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+	mayTrim := flags&backend.MayTrim != 0
 	if err := f.mayChange("zeroing", off, length); err != nil {
 		return err
 	}
@@ -176,3 +179,6 @@ func inPieces(ctx context.Context, off, end, size uint64, do func(off, length ui
 	}
 	return nil
 }
+
+// Cache implements backend.Backend.
+func (f *File) Cache(context.Context, uint64, uint64) error { return nil }

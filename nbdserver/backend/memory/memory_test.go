@@ -64,8 +64,8 @@ func TestAllocation(t *testing.T) {
 	write := func(off uint64) func() error {
 		return func() error { return m.WriteAt(ctx, data, off) }
 	}
-	zero := func(off, length uint64, mayTrim bool) func() error {
-		return func() error { return m.WriteZeroes(ctx, off, length, mayTrim) }
+	zero := func(off, length uint64, flags backend.ZeroFlags) func() error {
+		return func() error { return m.WriteZeroes(ctx, off, length, flags) }
 	}
 	for _, step := range []struct {
 		what  string
@@ -74,14 +74,14 @@ func TestAllocation(t *testing.T) {
 	}{
 		{"nothing", func() error { return nil }, 0},
 		{"zeroes are written", func() error { return m.WriteAt(ctx, make([]byte, 5*pageSize+3), 7) }, 0},
-		{"zeroing without trim", zero(0, 16<<40, false), 0},
+		{"zeroing without trim", zero(0, 16<<40, 0), 0},
 		{"three pages", write(8 * pageSize), 3},
 		{"four pages at an odd offset", write(1<<40 + 1), 7},
 		{"the end of the volume", write(16<<40 + 5 - 3*pageSize), 11},
-		{"zeroing without trim keeps", zero(0, 16<<40+5, false), 11},
-		{"any trim frees a page that is zero", zero(8*pageSize+9, 1, true), 10},
+		{"zeroing without trim keeps", zero(0, 16<<40+5, 0), 11},
+		{"any trim frees a page that is zero", zero(8*pageSize+9, 1, backend.MayTrim), 10},
 		{"all but a byte of two pages", func() error { return m.Trim(ctx, 9*pageSize+1, 2*pageSize-1) }, 8},
-		{"the last page, a partial one", zero(16<<40, 5, true), 7},
+		{"the last page, a partial one", zero(16<<40, 5, backend.MayTrim), 7},
 		{"data again", write(16<<40 + 5 - 3*pageSize), 7 + 1},
 		{"all but the first byte", write(0), 11},
 		{"trim from the second byte on", func() error { return m.Trim(ctx, 1, 16<<40+4) }, 1},

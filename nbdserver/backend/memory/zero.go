@@ -1,20 +1,25 @@
 package memory
 
-import "context"
+import (
+	"context"
+
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
+)
 
 // Trim implements backend.Backend. The range reads as zeroes afterwards, and
 // its memory is free for other uses.
 func (m *Memory) Trim(ctx context.Context, off, length uint64) error {
-	return m.WriteZeroes(ctx, off, length, true)
+	return m.WriteZeroes(ctx, off, length, backend.MayTrim)
 }
 
-// WriteZeroes implements backend.Backend. With mayTrim it frees every page that
+// WriteZeroes implements backend.Backend. With MayTrim it frees every page that
 // has become zero. Without mayTrim it frees none, so that the range keeps the
 // memory that it has; but it allocates none either. There is nothing to gain:
 // memory doesn't fragment, a later write can't fail for want of space (the
 // process would end), and a client that zeroes a large volume in this way must
 // not be able to end it.
-func (m *Memory) WriteZeroes(ctx context.Context, off, length uint64, mayTrim bool) error {
+func (m *Memory) WriteZeroes(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+	mayTrim := flags&backend.MayTrim != 0
 	end := off + length
 	first, last := (off+pageSize-1)/pageSize, end/pageSize
 	if end == m.size {
@@ -61,3 +66,6 @@ func (m *Memory) clearPage(index, from, to uint64, mayFree bool) {
 		m.tree.free(index, index+1)
 	}
 }
+
+// Cache implements backend.Backend. There is nothing to do: all is in memory.
+func (m *Memory) Cache(context.Context, uint64, uint64) error { return nil }
