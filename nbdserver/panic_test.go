@@ -38,7 +38,7 @@ func onePanic(t *testing.T, s *Server, logs *observer.ObservedLogs, cause string
 	t.Helper()
 	wantMetrics(t, s, map[string]string{`nbd_server_panics_total`: "1"})
 	lines := logs.FilterField(zap.Any("panic", "on purpose")).All()
-	if len(lines) != 1 || lines[0].Level != zap.ErrorLevel || !strings.Contains(string(lines[0].ContextMap()["stack"].(string)), cause) {
+	if len(lines) != 1 || lines[0].Level != zap.ErrorLevel || !strings.Contains(lines[0].ContextMap()["stack"].(string), cause) {
 		t.Errorf("the log has %v, not one line with %s in its stack", lines, cause)
 	}
 }
