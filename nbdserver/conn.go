@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,6 +36,12 @@ type Conn struct {
 	br  *bufio.Reader
 	log *zap.Logger
 
+	peer     net.Addr
+	since    time.Time    // it was accepted
+	state    atomic.Int32 // a ConnState
+	greeted  bool         // the client has answered the greeting
+	panicked atomic.Bool
+
 	// Set by the negotiation, fixed from then on.
 	export     *Export
 	size       uint64 // of the export in bytes, as the client was told
@@ -61,6 +66,7 @@ type Conn struct {
 	idle     bool // the reader waits for a request
 
 	requests      atomic.Uint64
+	errors        atomic.Uint64 // requests that were answered with one
 	read, written atomic.Uint64 // bytes
 }
 
@@ -96,12 +102,15 @@ var (
 	errCut        = errors.New("closed by force")
 	errHandshake  = errors.New("handshake timeout")
 	errBadRequest = errors.New("client broke the protocol")
+	errPanicked   = errors.New("closed after a panic")
 )
 
 func newConn(s *Server, nc net.Conn) *Conn {
 	c := &Conn{
 		srv:    s,
 		nc:     nc,
+		peer:   nc.RemoteAddr(),
+		since:  time.Now().UTC(),
 		br:     bufio.NewReaderSize(nc, readBuffer),
 		log:    s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
 		slots:  make(chan struct{}, maxRequests),
@@ -113,7 +122,6 @@ func newConn(s *Server, nc net.Conn) *Conn {
 
 // serve is the whole life of the connection.
 func (c *Conn) serve() {
-	start := time.Now()
 	defer c.srv.ended(c)
 	defer c.enter(StateEnded)
 	c.enter(StateNegotiating)
@@ -132,12 +140,7 @@ func (c *Conn) serve() {
 		err = errCut
 	}
 	c.mu.Unlock()
-	fields := []zap.Field{zap.String("ended", err.Error()), zap.Duration("after", time.Since(start))}
-	if c.export != nil {
-		fields = append(fields, zap.String("export", c.export.Name), zap.Uint64("requests", c.requests.Load()),
-			zap.Uint64("bytesRead", c.read.Load()), zap.Uint64("bytesWritten", c.written.Load()))
-	}
-	c.log.Info("connection", fields...)
+	c.logEnd(err)
 }
 
 func (c *Conn) run() error {
@@ -168,20 +171,22 @@ func (c *Conn) run() error {
 }
 
 func (c *Conn) enter(s ConnState) {
+	c.state.Store(int32(s))
 	if c.srv.ConnState != nil {
+		defer c.recoverPanic()
 		c.srv.ConnState(c, s)
 	}
 }
 
-// recoverPanic turns a panic of a Backend, or of our own, into the end by force of
-// this one connection.
+// recoverPanic turns a panic of a Backend, of ConnState, or of our own into the
+// end by force of this one connection.
 func (c *Conn) recoverPanic() {
 	p := recover()
 	if p == nil {
 		return
 	}
-	c.srv.panics.Add(1)
-	c.log.Error("panic; its connection is closed", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+	c.panicked.Store(true)
+	c.srv.panicked("panic; its connection is closed", p, zap.Stringer("peer", c.peer))
 	c.Disconnect(true)
 }
 

@@ -270,7 +270,8 @@ func TestFlusher(t *testing.T) {
 
 func TestFlusherFailureSticks(t *testing.T) {
 	calls := 0
-	f := flusher{flush: func(context.Context) error {
+	panics := 0
+	f := flusher{panicked: func(any) { panics++ }, flush: func(context.Context) error {
 		calls++
 		if calls == 1 {
 			panic("disk on fire")
@@ -282,7 +283,10 @@ func TestFlusherFailureSticks(t *testing.T) {
 			t.Errorf("Flush returned %v", err)
 		}
 	}
-	if calls != 1 {
-		t.Errorf("%d flushes", calls)
+	if calls != 1 || panics != 1 {
+		t.Errorf("%d flushes, %d panics told of", calls, panics)
+	}
+	if n := f.failures.Load(); n != 3 {
+		t.Errorf("%d failures counted", n)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/nbdexport/nbdexport/nbdserver/report"
+	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
 // Phase is where a server is in its life. It only ever goes forward.
@@ -95,21 +96,17 @@ func (s *Server) BeginDrain(condition string) {
 	s.report = report.Report{Condition: condition, StartedAt: time.Now().UTC()}
 	listeners := s.listeners
 	s.listeners = map[net.Listener]struct{}{}
-	clients := len(s.conns)
 	s.mu.Unlock()
 	for l := range listeners {
 		l.Close()
 	}
-	s.log.Info("drain", zap.Stringer("phase", Draining), zap.String("condition", condition), zap.Int("clients", clients))
+	s.logPhase(Draining)
 	go s.drain()
 }
 
 // drain takes the server from Draining to Ended. It alone changes the phase.
 func (s *Server) drain() {
-	policy := DrainPolicy{Grace: Infinite, Timeout: Infinite}
-	if s.DrainPolicy != nil {
-		policy = *s.DrainPolicy
-	}
+	policy := s.policy()
 	grace, stopGrace := timer(policy.Grace)
 	defer stopGrace()
 	timeout, stopTimeout := timer(policy.Timeout)
@@ -170,9 +167,8 @@ func (s *Server) connections() []*Conn {
 func (s *Server) setPhase(p Phase) {
 	s.mu.Lock()
 	s.phase = p
-	clients := len(s.conns)
 	s.mu.Unlock()
-	s.log.Info("drain", zap.Stringer("phase", p), zap.Int("clients", clients))
+	s.logPhase(p)
 }
 
 // closeExports waits for the last requests, flushes and closes every volume,
@@ -211,6 +207,7 @@ func (s *Server) closeExports(giveUp <-chan time.Time) error {
 func (e *Export) close() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			e.panicked(p)
 			err = fmt.Errorf("close panicked: %v", p)
 		}
 	}()
@@ -226,8 +223,8 @@ func (e *Export) close() (err error) {
 func (s *Server) finish(cut int, err error) {
 	var read, written uint64
 	for _, e := range s.Exports {
-		read += e.read.Load()
-		written += e.written.Load()
+		read += e.bytes[wire.CmdRead].Load()
+		written += e.bytes[wire.CmdWrite].Load()
 	}
 	s.mu.Lock()
 	s.phase = Ended
@@ -244,6 +241,6 @@ func (s *Server) finish(cut int, err error) {
 	}
 	final := *r
 	s.mu.Unlock()
-	s.log.Info("drain", zap.Stringer("phase", Ended), zap.Any("report", final))
+	s.logEnded(final)
 	close(s.done)
 }

@@ -10,8 +10,11 @@ import (
 )
 
 // errnoOf maps the error of a Backend to an error of the protocol ("Error
-// values"). What has no counterpart there is EIO.
+// values"); nil is 0. What has no counterpart there is EIO.
 func errnoOf(err error) wire.Errno {
+	if err == nil {
+		return 0
+	}
 	for _, m := range errnoTable {
 		if errors.Is(err, m.err) {
 			return m.errno

@@ -22,20 +22,16 @@ type Export struct {
 	info     backend.Info  // but for the size
 	size     atomic.Uint64 // in bytes, as new connections see it
 	flusher  flusher
-	requests [commands][2]atomic.Uint64 // by command, and 0 succeeded, 1 failed
-	read     atomic.Uint64              // bytes
-	written  atomic.Uint64              // bytes
+	panicked func(p any) // tells of a panic of the Backend that no connection has to do with
+	counters
 }
-
-// commands is the number of commands that are counted apart; the last place is
-// for those that nobody knows.
-const commands = int(wire.CmdBlockStatus) + 2
 
 func (e *Export) init() {
 	e.info = e.Backend.Info()
 	e.size.Store(e.info.Size)
 	e.info.ReadOnly = e.info.ReadOnly || e.ReadOnly
 	e.flusher.flush = e.Backend.Flush
+	e.flusher.panicked = e.panicked
 }
 
 // flags are the transmission flags of the export for a client that has, or has
@@ -56,14 +52,6 @@ func (e *Export) flags(structured bool) wire.TransmissionFlags {
 		f |= wire.SendDF
 	}
 	return f
-}
-
-func (e *Export) count(c wire.Command, failed bool) {
-	i, j := min(int(c), commands-1), 0
-	if failed {
-		j = 1
-	}
-	e.requests[i][j].Add(1)
 }
 
 // lookup finds an export by name; the empty name is the default export, which

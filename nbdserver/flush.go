@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 )
 
 // flusher makes one flush of a Backend serve everybody who waits for one
@@ -15,7 +16,9 @@ import (
 // reports such an error only once. So the failure sticks: every later flush
 // fails with it.
 type flusher struct {
-	flush func(context.Context) error
+	flush    func(context.Context) error
+	panicked func(p any)   // is told of a panic of flush
+	failures atomic.Uint64 // flushes, those that failed because an earlier one had among them
 
 	mu      sync.Mutex
 	running bool
@@ -61,6 +64,9 @@ func (f *flusher) run(ctx context.Context) {
 		err = f.guarded(ctx)
 	}
 
+	if err != nil {
+		f.failures.Add(1)
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil && f.failed == nil {
@@ -80,6 +86,7 @@ func (f *flusher) run(ctx context.Context) {
 func (f *flusher) guarded(ctx context.Context) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
+			f.panicked(p)
 			err = fmt.Errorf("flush panicked: %v", p)
 		}
 	}()

@@ -1,10 +1,26 @@
 package nbdserver
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"math"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/nbdexport/nbdexport/nbdserver/report"
+	"github.com/nbdexport/nbdexport/nbdserver/wire"
+)
+
+// What the metrics mean is in docs/nbdserver.md too; a test compares the two.
 var (
+	descBuild = prometheus.NewDesc("nbd_server_build_info",
+		"Always 1; the labels say what was built.", []string{"version", "goversion", "revision"}, nil)
+	descStart = prometheus.NewDesc("nbd_server_start_time_seconds",
+		"Unix time at which the server started.", nil, nil)
 	descConnections = prometheus.NewDesc("nbd_server_connections",
-		"Connections that are open now.", nil, nil)
+		"Connections that are open now, by state: negotiating or connected.", []string{"state"}, nil)
 	descAccepted = prometheus.NewDesc("nbd_server_connections_accepted_total",
 		"Connections that were accepted, those that were refused among them.", nil, nil)
 	descRefused = prometheus.NewDesc("nbd_server_connections_refused_total",
@@ -12,16 +28,28 @@ var (
 	descInFlight = prometheus.NewDesc("nbd_server_requests_in_flight",
 		"Requests that are being worked on.", nil, nil)
 	descRequests = prometheus.NewDesc("nbd_server_requests_total",
-		"Requests that were answered, by export, command and result.", []string{"export", "command", "result"}, nil)
-	descRead = prometheus.NewDesc("nbd_server_read_bytes_total",
-		"Payload of successful reads.", []string{"export"}, nil)
-	descWritten = prometheus.NewDesc("nbd_server_written_bytes_total",
-		"Payload of successful writes.", []string{"export"}, nil)
+		"Requests that were answered, by result: ok, or the error's name in the NBD specification.", []string{"export", "command", "result"}, nil)
+	descBytes = prometheus.NewDesc("nbd_server_request_bytes_total",
+		"Bytes that successful requests were about: of reads and writes the payload, of others the length of the range.", []string{"export", "command"}, nil)
+	descFlushFailures = prometheus.NewDesc("nbd_server_flush_failures_total",
+		"Flushes that failed. Once one has, data may be lost and every later one of the export fails too.", []string{"export"}, nil)
+	descPanics = prometheus.NewDesc("nbd_server_panics_total",
+		"Panics that were survived. One in a request costs the connection that it came from.", nil, nil)
 	descPhase = prometheus.NewDesc("nbd_server_phase",
 		"1 for the phase that the server is in, 0 for the others.", []string{"phase"}, nil)
-	descPanics = prometheus.NewDesc("nbd_server_panics_total",
-		"Panics that each cost a connection.", nil, nil)
+	descGrace = prometheus.NewDesc("nbd_server_drain_grace_seconds",
+		"How long a drain serves connected clients as ever; +Inf without a bound.", nil, nil)
+	descTimeout = prometheus.NewDesc("nbd_server_drain_timeout_seconds",
+		"When a drain cuts off the clients that are left, from its beginning; +Inf without a bound.", nil, nil)
+	descDrainStart = prometheus.NewDesc("nbd_server_drain_start_time_seconds",
+		"Unix time at which the drain began; there from then on.", nil, nil)
+	descCondition = prometheus.NewDesc("nbd_server_exit_condition_info",
+		"Always 1; the label says what began the drain. There from then on.", []string{"condition"}, nil)
 )
+
+// descs are those of all metrics but the latency, which describes itself.
+var descs = []*prometheus.Desc{descBuild, descStart, descConnections, descAccepted, descRefused, descInFlight, descRequests,
+	descBytes, descFlushFailures, descPanics, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
 
 // Collector returns the server's metrics for a Prometheus registry.
 func (s *Server) Collector() prometheus.Collector {
@@ -32,7 +60,12 @@ func (s *Server) Collector() prometheus.Collector {
 type collector struct{ s *Server }
 
 // Describe implements prometheus.Collector.
-func (c collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range descs {
+		ch <- d
+	}
+	c.s.latency.Describe(ch)
+}
 
 // Collect implements prometheus.Collector. It may be called at any time.
 func (c collector) Collect(ch chan<- prometheus.Metric) {
@@ -40,7 +73,47 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, t, v, labels...)
 	}
 	s := c.s
-	phase := s.Phase()
+	send(descBuild, prometheus.GaugeValue, 1, label(s.Version), runtime.Version(), revision())
+	send(descStart, prometheus.GaugeValue, unixSeconds(s.started))
+
+	states := map[ConnState]int{}
+	for _, c := range s.connections() {
+		states[ConnState(c.state.Load())]++
+	}
+	for _, st := range []ConnState{StateNegotiating, StateConnected} {
+		send(descConnections, prometheus.GaugeValue, float64(states[st]), st.String())
+	}
+	send(descAccepted, prometheus.CounterValue, float64(s.accepted.Load()))
+	send(descRefused, prometheus.CounterValue, float64(s.refused.Load()))
+	send(descInFlight, prometheus.GaugeValue, float64(s.inFlight.Load()))
+	send(descPanics, prometheus.CounterValue, float64(s.panics.Load()))
+	c.drain(send)
+
+	s.latency.Collect(ch)
+	for _, e := range s.Exports {
+		name := label(e.Name)
+		send(descFlushFailures, prometheus.CounterValue, float64(e.flusher.failures.Load()), name)
+		for i := range e.requests {
+			if i == int(wire.CmdDisc) {
+				continue // it has no answer
+			}
+			// Those that are 0 too: what shows up with a value of 1 never grew,
+			// for Prometheus.
+			for j := range results {
+				send(descRequests, prometheus.CounterValue, float64(e.requests[i][j].Load()), name, commandName(i), resultName(j))
+			}
+			if e.latency[i] != nil && i != int(wire.CmdFlush) {
+				send(descBytes, prometheus.CounterValue, float64(e.bytes[i].Load()), name, commandName(i))
+			}
+		}
+	}
+}
+
+// drain collects what the drain is about.
+func (c collector) drain(send func(*prometheus.Desc, prometheus.ValueType, float64, ...string)) {
+	c.s.mu.Lock()
+	phase, condition, began := c.s.phase, c.s.report.Condition, c.s.report.StartedAt
+	c.s.mu.Unlock()
 	for p := Serving; p <= Ended; p++ {
 		v := 0.0
 		if p == phase {
@@ -48,18 +121,40 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		}
 		send(descPhase, prometheus.GaugeValue, v, p.String())
 	}
-	send(descConnections, prometheus.GaugeValue, float64(len(s.connections())))
-	send(descAccepted, prometheus.CounterValue, float64(s.accepted.Load()))
-	send(descRefused, prometheus.CounterValue, float64(s.refused.Load()))
-	send(descInFlight, prometheus.GaugeValue, float64(s.inFlight.Load()))
-	send(descPanics, prometheus.CounterValue, float64(s.panics.Load()))
-	for _, e := range s.Exports {
-		send(descRead, prometheus.CounterValue, float64(e.read.Load()), e.Name)
-		send(descWritten, prometheus.CounterValue, float64(e.written.Load()), e.Name)
-		for i := range e.requests {
-			for j, result := range []string{"ok", "error"} {
-				send(descRequests, prometheus.CounterValue, float64(e.requests[i][j].Load()), e.Name, commandName(i), result)
-			}
-		}
+	policy := c.s.policy()
+	send(descGrace, prometheus.GaugeValue, seconds(policy.Grace))
+	send(descTimeout, prometheus.GaugeValue, seconds(policy.Timeout))
+	if phase != Serving {
+		send(descDrainStart, prometheus.GaugeValue, unixSeconds(began))
+		send(descCondition, prometheus.GaugeValue, 1, label(report.Brief(condition)))
 	}
 }
+
+// seconds is a duration that may be Infinite.
+func seconds(d time.Duration) float64 {
+	if d == Infinite {
+		return math.Inf(1)
+	}
+	return d.Seconds()
+}
+
+func unixSeconds(t time.Time) float64 { return float64(t.UnixMicro()) / 1e6 }
+
+// revision is the commit that the program was built from, empty if it doesn't
+// know.
+var revision = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	rev := ""
+	for _, s := range info.Settings {
+		switch {
+		case s.Key == "vcs.revision":
+			rev = s.Value
+		case s.Key == "vcs.modified" && s.Value == "true":
+			rev += "-dirty"
+		}
+	}
+	return rev
+})

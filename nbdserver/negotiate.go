@@ -35,6 +35,7 @@ func (c *Conn) negotiate() error {
 	if _, err := io.ReadFull(c.br, b[:]); err != nil {
 		return err
 	}
+	c.greeted = true
 	flags, err := wire.ParseClientFlags(b)
 	if err != nil {
 		return err

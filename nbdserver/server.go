@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 
 	"github.com/nbdexport/nbdexport/nbdserver/report"
@@ -58,11 +59,16 @@ type Server struct {
 	// called in the order of the states, from the connection's goroutine, and
 	// must return soon.
 	ConnState func(*Conn, ConnState)
+	// Version of the program, for the metrics and the status; may be empty.
+	Version string
 	// Log is told of each connection's end and each phase; nil is silence.
 	Log *zap.Logger
 
 	initOnce sync.Once
 	log      *zap.Logger
+	sampled  *zap.Logger // for what a client or a broken disk could repeat without end
+	started  time.Time
+	latency  *prometheus.HistogramVec
 	done     chan struct{} // closed when report is final
 	forced   chan struct{} // closed by Close
 	left     chan struct{} // told when a connection ends, from Draining on
@@ -94,7 +100,12 @@ func (s *Server) init() {
 		if s.log == nil {
 			s.log = zap.NewNop()
 		}
+		s.sampled = sampled(s.log)
+		s.started = time.Now().UTC()
+		s.latency = newLatency()
 		for _, e := range s.Exports {
+			e.panicked = func(p any) { s.panicked("panic of a volume", p, zap.String("export", e.Name)) }
+			e.counters.init(s.latency, e.Name)
 			e.init()
 		}
 	})
@@ -152,7 +163,7 @@ func (s *Server) start(nc net.Conn) {
 		nc.Close()
 		if full {
 			s.refused.Add(1)
-			s.log.Warn("connection refused: too many", zap.Stringer("peer", nc.RemoteAddr()), zap.Int("limit", limit))
+			s.sampled.Warn("connection refused: too many", zap.Stringer("peer", nc.RemoteAddr()), zap.Int("limit", limit))
 		}
 		return
 	}

@@ -1,23 +1,67 @@
 package nbdserver
 
 import (
+	"cmp"
+	"slices"
 	"time"
 
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
-// Status is what a server is doing, for people and for the /status page.
+// maxClients bounds the list of connections in a Status, and with it the page.
+const maxClients = 256
+
+// Status is what a server is doing, for people and for the /status page. Times
+// are in UTC.
 type Status struct {
-	Phase string `json:"phase"`
+	Version   string    `json:"version"`
+	StartedAt time.Time `json:"startedAt"`
+	Phase     string    `json:"phase"`
 	// Condition that began the drain, as in report.Report; empty while serving.
 	Condition string `json:"condition,omitempty"`
-	// DrainStartedAt is when it did, in UTC.
-	DrainStartedAt *time.Time `json:"drainStartedAt,omitempty"`
+	// DrainStartedAt is when it did.
+	DrainStartedAt *time.Time  `json:"drainStartedAt,omitempty"`
+	Drain          DrainBounds `json:"drain"`
 	// Connections that are open now, those that negotiate among them.
 	Connections int `json:"connections"`
 	// InFlight is the number of requests that are being worked on.
-	InFlight int64          `json:"inFlight"`
-	Exports  []ExportStatus `json:"exports"`
+	InFlight int64 `json:"inFlight"`
+	// Clients are the connections, the oldest first, 256 at most.
+	Clients []ClientStatus `json:"clients"`
+	Exports []ExportStatus `json:"exports"`
+}
+
+// DrainBounds are a DrainPolicy, and what it means for the drain under way.
+type DrainBounds struct {
+	// Policy is "refuse" or "disconnect".
+	Policy string `json:"policy"`
+	// GraceSeconds and TimeoutSeconds are missing where there is no bound.
+	GraceSeconds   *float64 `json:"graceSeconds,omitempty"`
+	TimeoutSeconds *float64 `json:"timeoutSeconds,omitempty"`
+	// GraceEndsAt and TimeoutEndsAt are when they are over; missing before a
+	// drain too.
+	GraceEndsAt   *time.Time `json:"graceEndsAt,omitempty"`
+	TimeoutEndsAt *time.Time `json:"timeoutEndsAt,omitempty"`
+}
+
+// ClientStatus is one connection.
+type ClientStatus struct {
+	// Peer is the client's address. The status page on the network leaves it
+	// out.
+	Peer string `json:"peer,omitempty"`
+	// State is "negotiating", "connected" or, for a moment, "ended".
+	State string `json:"state"`
+	// Export is its name; missing unless connected.
+	Export string `json:"export,omitempty"`
+	// Since is when the connection was accepted.
+	Since time.Time `json:"since"`
+	// Requests that were read, and how many of them were answered with an error.
+	Requests uint64 `json:"requests"`
+	Errors   uint64 `json:"errors"`
+	// BytesRead and BytesWritten count the payload of successful requests.
+	BytesRead    uint64 `json:"bytesRead"`
+	BytesWritten uint64 `json:"bytesWritten"`
+	InFlight     int    `json:"inFlight"`
 }
 
 // ExportStatus is what happened to one export since the server started.
@@ -31,11 +75,16 @@ type ExportStatus struct {
 	BytesWritten uint64 `json:"bytesWritten"`
 }
 
+// String returns the state as it stands in the metrics and the status.
+func (s ConnState) String() string { return [...]string{"negotiating", "connected", "ended"}[s] }
+
 // Status returns a snapshot. The numbers in it are taken one after the other.
 func (s *Server) Status() Status {
 	s.init()
 	s.mu.Lock()
 	st := Status{
+		Version:     s.Version,
+		StartedAt:   s.started,
 		Phase:       s.phase.String(),
 		Condition:   s.report.Condition,
 		Connections: len(s.conns),
@@ -45,22 +94,63 @@ func (s *Server) Status() Status {
 		st.DrainStartedAt = &t
 	}
 	s.mu.Unlock()
+	st.Drain = s.policy().bounds(st.DrainStartedAt)
+	st.Clients = clients(s.connections())
 	for _, e := range s.Exports {
 		st.Exports = append(st.Exports, ExportStatus{
 			Name:         e.Name,
 			Size:         e.size.Load(),
 			ReadOnly:     e.info.ReadOnly,
-			BytesRead:    e.read.Load(),
-			BytesWritten: e.written.Load(),
+			BytesRead:    e.bytes[wire.CmdRead].Load(),
+			BytesWritten: e.bytes[wire.CmdWrite].Load(),
 		})
 	}
 	return st
 }
 
-// commandName is the label of a counted command.
-func commandName(i int) string {
-	if i == commands-1 {
-		return "unknown"
+// bounds of a drain that began at the time given, nil for not yet.
+func (d DrainPolicy) bounds(began *time.Time) DrainBounds {
+	b := DrainBounds{Policy: d.Policy.String()}
+	bound := func(d time.Duration) (*float64, *time.Time) {
+		if d == Infinite {
+			return nil, nil
+		}
+		if began == nil {
+			return new(d.Seconds()), nil
+		}
+		return new(d.Seconds()), new(began.Add(d))
 	}
-	return wire.Command(i).String()
+	b.GraceSeconds, b.GraceEndsAt = bound(d.Grace)
+	b.TimeoutSeconds, b.TimeoutEndsAt = bound(d.Timeout)
+	return b
+}
+
+// clients lists the oldest connections.
+func clients(all []*Conn) []ClientStatus {
+	slices.SortFunc(all, func(a, b *Conn) int {
+		return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.peer.String(), b.peer.String()))
+	})
+	list := []ClientStatus{}
+	for _, c := range all[:min(len(all), maxClients)] {
+		list = append(list, c.status())
+	}
+	return list
+}
+
+func (c *Conn) status() ClientStatus {
+	state := ConnState(c.state.Load())
+	st := ClientStatus{
+		Peer:         c.peer.String(),
+		State:        state.String(),
+		Since:        c.since,
+		Requests:     c.requests.Load(),
+		Errors:       c.errors.Load(),
+		BytesRead:    c.read.Load(),
+		BytesWritten: c.written.Load(),
+		InFlight:     len(c.slots),
+	}
+	if state == StateConnected {
+		st.Export = c.export.Name // fixed from that state on
+	}
+	return st
 }

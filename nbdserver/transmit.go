@@ -1,14 +1,12 @@
 package nbdserver
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
-
-	"go.uber.org/zap"
+	"time"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
@@ -32,7 +30,7 @@ func (c *Conn) transmit() error {
 			if err := discard(c.br, req.PayloadLength()); err != nil {
 				return gone(err)
 			}
-			c.export.count(req.Command, true)
+			c.count(req, e)
 			c.answerError(req, e, why)
 			continue
 		}
@@ -49,7 +47,7 @@ func (c *Conn) transmit() error {
 				return gone(err)
 			}
 		}
-		go c.handle(req, data)
+		go c.handle(req, data, time.Now())
 	}
 }
 
@@ -200,27 +198,17 @@ func payload(r wire.Request) int64 {
 	return 0
 }
 
-// handle does one request and answers it.
-func (c *Conn) handle(r wire.Request, data []byte) {
+// handle does one request, which had been read at the time given, and answers it.
+func (c *Conn) handle(r wire.Request, data []byte, read time.Time) {
 	defer c.end(r, data)
 	defer c.recoverPanic()
+	defer c.export.observe(r.Command, read)
 	extents, err := c.do(r, data)
-	c.export.count(r.Command, err != nil)
+	c.count(r, errnoOf(err))
 	if err != nil {
-		if !errors.Is(err, context.Canceled) {
-			c.log.Error("request failed", zap.Stringer("command", r.Command), zap.String("export", c.export.Name),
-				zap.Uint64("offset", r.Offset), zap.Uint64("length", r.Length), zap.Error(err))
-		}
+		c.logFailed(r, err)
 		c.answerError(r, errnoOf(err), err.Error())
 		return
-	}
-	switch r.Command {
-	case wire.CmdRead:
-		c.read.Add(r.Length)
-		c.export.read.Add(r.Length)
-	case wire.CmdWrite:
-		c.written.Add(r.Length)
-		c.export.written.Add(r.Length)
 	}
 	c.answer(r, data, extents)
 }

@@ -26,6 +26,7 @@ func readOnlyPages(srv *nbdserver.Server) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		plain(w)
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -33,31 +34,52 @@ func readOnlyPages(srv *nbdserver.Server) http.Handler {
 			http.Error(w, "not accepting connections: "+p.String(), http.StatusServiceUnavailable)
 			return
 		}
+		plain(w)
 		fmt.Fprintln(w, "ok")
 	})
-	mux.HandleFunc("GET /status", statusPage(srv))
-	return mux
+	mux.HandleFunc("GET /status", statusPage(func() nbdserver.Status {
+		st := srv.Status()
+		// Who is connected to what concerns whoever runs the server: he has the
+		// control socket. No probe and no dashboard needs it.
+		for i := range st.Clients {
+			st.Clients[i].Peer = ""
+		}
+		return st
+	}))
+	return uncached(mux)
 }
 
 // controlPages answers what changes something: it is served on a socket that
 // only its owner can open.
 func controlPages(srv *nbdserver.Server) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", statusPage(srv))
+	mux.HandleFunc("GET /status", statusPage(srv.Status))
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) {
 		srv.BeginDrain("control=drain")
 		w.WriteHeader(http.StatusAccepted)
 	})
-	return mux
+	return uncached(mux)
 }
 
-func statusPage(srv *nbdserver.Server) http.HandlerFunc {
+// uncached says of each answer that it holds for this moment only, and is what
+// it says it is.
+func uncached(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		h.ServeHTTP(w, r)
+	})
+}
+
+func plain(w http.ResponseWriter) { w.Header().Set("Content-Type", "text/plain; charset=utf-8") }
+
+func statusPage(status func() nbdserver.Status) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
 		// The client may be gone; there is nobody else to tell.
-		_ = e.Encode(srv.Status())
+		_ = e.Encode(status())
 	}
 }
 

@@ -151,6 +151,7 @@ func serve(f serveFlags, args []string) error {
 	}
 	defer listeners.close()
 	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, Log: log}
+	srv.Version = versionString()
 	if err := errors.Join(f.tls.apply(srv), f.limits.apply(srv)); err != nil {
 		closeVolumes(exports)
 		return err

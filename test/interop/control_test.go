@@ -106,17 +106,18 @@ func TestHTTP(t *testing.T) {
 		t.Errorf("/status: %d %s", code, body)
 	}
 	checkMetrics(t, base+"/metrics", map[string]float64{
-		`nbd_server_phase{phase="Serving"}`:                                      1,
-		`nbd_server_phase{phase="Draining"}`:                                     0,
-		`nbd_server_connections`:                                                 1,
-		`nbd_server_connections_accepted_total`:                                  1,
-		`nbd_server_connections_refused_total`:                                   0,
-		`nbd_server_requests_in_flight`:                                          0,
-		`nbd_server_panics_total`:                                                0,
-		`nbd_server_read_bytes_total{export="disk"}`:                             4096,
-		`nbd_server_written_bytes_total{export="disk"}`:                          0,
-		`nbd_server_requests_total{export="disk",command="read",result="ok"}`:    1,
-		`nbd_server_requests_total{export="disk",command="read",result="error"}`: 1,
+		`nbd_server_phase{phase="Serving"}`:                                       1,
+		`nbd_server_phase{phase="Draining"}`:                                      0,
+		`nbd_server_connections{state="connected"}`:                               1,
+		`nbd_server_connections{state="negotiating"}`:                             0,
+		`nbd_server_connections_accepted_total`:                                   1,
+		`nbd_server_connections_refused_total`:                                    0,
+		`nbd_server_requests_in_flight`:                                           0,
+		`nbd_server_panics_total`:                                                 0,
+		`nbd_server_request_bytes_total{export="disk",command="read"}`:            4096,
+		`nbd_server_request_bytes_total{export="disk",command="write"}`:           0,
+		`nbd_server_requests_total{export="disk",command="read",result="ok"}`:     1,
+		`nbd_server_requests_total{export="disk",command="read",result="einval"}`: 1,
 	})
 
 	// The network can't change anything.
@@ -158,8 +159,24 @@ func checkMetrics(t *testing.T, url string, want map[string]float64) {
 	if code != 200 {
 		t.Fatalf("%s: %d %s", url, code, body)
 	}
+	got := parseMetrics(t, body)
+	for name, v := range want {
+		if g, ok := got[name]; !ok || g != v {
+			t.Errorf("%s is %v (there: %v), want %v", name, g, ok, v)
+		}
+	}
+	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes"} {
+		if _, ok := got[name]; !ok {
+			t.Errorf("%s is missing", name)
+		}
+	}
+}
+
+// parseMetrics returns the values by series; of histograms the counts.
+func parseMetrics(t *testing.T, page string) map[string]float64 {
+	t.Helper()
 	parser := expfmt.NewTextParser(model.UTF8Validation)
-	families, err := parser.TextToMetricFamilies(strings.NewReader(body))
+	families, err := parser.TextToMetricFamilies(strings.NewReader(page))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -170,26 +187,17 @@ func checkMetrics(t *testing.T, url string, want map[string]float64) {
 			for _, l := range m.Label {
 				labels[l.GetName()] = l.GetValue()
 			}
-			// One of the two is there, the other is 0.
-			got[series(name, labels)] = m.GetCounter().GetValue() + m.GetGauge().GetValue()
+			// One of the three is there, the others are 0.
+			got[series(name, labels)] = m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 		}
 	}
-	for name, v := range want {
-		if g, ok := got[name]; !ok || g != v {
-			t.Errorf("%s is %v (there: %v), want %v", name, g, ok, v)
-		}
-	}
-	for _, name := range []string{"go_goroutines", "process_resident_memory_bytes"} {
-		if families[name] == nil {
-			t.Errorf("%s is missing", name)
-		}
-	}
+	return got
 }
 
 // series writes a name and labels as Prometheus does.
 func series(name string, labels map[string]string) string {
 	var all []string
-	for _, l := range []string{"export", "command", "result", "phase"} {
+	for _, l := range []string{"export", "command", "result", "phase", "state"} {
 		if v, ok := labels[l]; ok {
 			all = append(all, l+`="`+v+`"`)
 		}

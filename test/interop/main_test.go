@@ -58,6 +58,7 @@ func checkTools() error {
 		{sbin("nbd-client"), "nbd-client"},
 		{sbin("filefrag"), "e2fsprogs"},
 		{"fio", "fio"},
+		{promtool(), "prometheus"},
 	} {
 		if _, err := exec.LookPath(tool.program); err != nil {
 			return fmt.Errorf("%s is missing, of the Debian package %s: run hack/deps.sh interop", tool.program, tool.pkg)
@@ -75,6 +76,22 @@ func sbin(name string) string {
 		return path
 	}
 	return "/usr/sbin/" + name
+}
+
+// promtool finds the program where hack/deps.sh puts it.
+func promtool() string {
+	if path, err := exec.LookPath("promtool"); err == nil {
+		return path
+	}
+	cache := os.Getenv("NBDEXPORT_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return "promtool"
+		}
+		cache = filepath.Join(user, "nbdexport")
+	}
+	return filepath.Join(cache, "bin", "promtool")
 }
 
 func build(dir string) error {
