@@ -21,6 +21,7 @@ type Export struct {
 
 	info     backend.Info  // but for the size
 	size     atomic.Uint64 // in bytes, as new connections see it
+	sizing   chan struct{} // holds the one who finds out the size
 	flusher  flusher
 	requests [commands][2]atomic.Uint64 // by command, and 0 succeeded, 1 failed
 	read     atomic.Uint64              // bytes
@@ -34,6 +35,7 @@ const commands = int(wire.CmdBlockStatus) + 2
 func (e *Export) init() {
 	e.info = e.Backend.Info()
 	e.size.Store(e.info.Size)
+	e.sizing = make(chan struct{}, 1)
 	e.info.ReadOnly = e.info.ReadOnly || e.ReadOnly
 	e.flusher.flush = e.Backend.Flush
 }
