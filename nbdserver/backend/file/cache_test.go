@@ -37,7 +37,7 @@ func resident(t *testing.T, f *File, n int) int {
 // TestCache checks that a range of many times the kernel's read-ahead is read
 // as a whole, and nothing behind it.
 func TestCache(t *testing.T) {
-	const size = 16 << 20
+	const size = 32 << 20
 	f := open(t, image(t, t.TempDir(), size), Options{})
 	t.Cleanup(func() { f.Close() })
 	p := make([]byte, size)
