@@ -214,6 +214,13 @@ func (e *Export) close() (err error) {
 	if !e.info.ReadOnly {
 		err = e.flusher.Flush(context.Background())
 	}
+	// From here on nobody finds out the size any more. Who still does may do so
+	// for ever, and the volume can't be closed under him.
+	select {
+	case e.sizing <- struct{}{}:
+	case <-time.After(resizeTimeout):
+		return errors.Join(err, errStillSizing)
+	}
 	if cerr := e.Backend.Close(); err == nil {
 		err = cerr
 	}

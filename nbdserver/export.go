@@ -21,6 +21,7 @@ type Export struct {
 
 	info     backend.Info  // but for the size
 	size     atomic.Uint64 // in bytes, as new connections see it
+	sizing   chan struct{} // holds the one who finds out the size
 	flusher  flusher
 	panicked func(p any) // tells of a panic of the Backend that no connection has to do with
 	counters
@@ -29,6 +30,7 @@ type Export struct {
 func (e *Export) init() {
 	e.info = e.Backend.Info()
 	e.size.Store(e.info.Size)
+	e.sizing = make(chan struct{}, 1)
 	e.info.ReadOnly = e.info.ReadOnly || e.ReadOnly
 	e.flusher.flush = e.Backend.Flush
 	e.flusher.panicked = e.panicked

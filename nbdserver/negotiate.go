@@ -148,7 +148,7 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 	if e == nil {
 		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
 	}
-	c.size = e.size.Load()
+	c.size = c.sizeOf(e)
 	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, e.flags(c.structured), c.noZeroes)); err != nil {
 		return nil, err
 	}
@@ -177,7 +177,7 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 	if e == nil {
 		return nil, c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}
-	c.size = e.size.Load()
+	c.size = c.sizeOf(e)
 	items := [][]byte{wire.AppendInfoExport(nil, c.size, e.flags(c.structured))}
 	seen := map[wire.Info]bool{}
 	for _, i := range r.Infos {

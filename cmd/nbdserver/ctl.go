@@ -15,21 +15,22 @@ import (
 func ctlCommand() *cobra.Command {
 	var control string
 	cmd := &cobra.Command{
-		Use:   "ctl --control unix:///PATH drain|status",
+		Use:   "ctl --control unix:///PATH drain|reload|status",
 		Short: "Speak to a running server",
 		Long: `Speak to a running server through its control socket.
 
   drain   refuse newcomers, let clients finish, then exit; returns at once
+  reload  read anew the sizes of the volumes, as SIGHUP does
   status  print phase, clients and counters as JSON`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"drain", "status"},
+		ValidArgs: []string{"drain", "reload", "status"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := parseAddress(control)
 			if err != nil || a.network != "unix" {
 				return fmt.Errorf("--control: %q is no control socket: write unix:///PATH, as the server was given it", control)
 			}
 			method := http.MethodGet
-			if args[0] == "drain" {
+			if args[0] != "status" {
 				method = http.MethodPost
 			}
 			return call(cmd.Context(), a.addr, method, args[0], cmd.OutOrStdout())

@@ -51,13 +51,14 @@ func readOnlyPages(srv *nbdserver.Server) http.Handler {
 
 // controlPages answers what changes something: it is served on a socket that
 // only its owner can open.
-func controlPages(srv *nbdserver.Server) http.Handler {
+func controlPages(srv *nbdserver.Server, reload *reloader) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /status", statusPage(srv.Status))
 	mux.HandleFunc("POST /drain", func(w http.ResponseWriter, _ *http.Request) {
 		srv.BeginDrain("control=drain")
 		w.WriteHeader(http.StatusAccepted)
 	})
+	mux.HandleFunc("POST /reload", reload.page)
 	return uncached(mux)
 }
 

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"go.uber.org/zap"
+
 	"github.com/nbdexport/nbdexport/nbdserver"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
 )
@@ -35,7 +37,7 @@ func pages(t *testing.T) (srv *nbdserver.Server, network, control *httptest.Serv
 	if _, err := io.ReadFull(c, make([]byte, 18)); err != nil { // greeted, so it is in the status
 		t.Fatal(err)
 	}
-	network, control = httptest.NewServer(readOnlyPages(srv)), httptest.NewServer(controlPages(srv))
+	network, control = httptest.NewServer(readOnlyPages(srv)), httptest.NewServer(controlPages(srv, newReloader(zap.NewNop())))
 	t.Cleanup(network.Close)
 	t.Cleanup(control.Close)
 	return srv, network, control

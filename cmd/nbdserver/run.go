@@ -125,14 +125,14 @@ func signalCondition(s os.Signal) string {
 
 // serve serves until the server has ended, whatever ends it, and leaves the
 // report behind.
-func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions *exitwhen.Set, signals <-chan os.Signal, log *zap.Logger) error {
+func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions *exitwhen.Set, signals <-chan os.Signal, reload *reloader, log *zap.Logger) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if o.http != nil {
 		defer serveHTTP(o.http, readOnlyPages(srv), log)()
 	}
 	if o.control != nil {
-		defer serveHTTP(o.control, controlPages(srv), log)()
+		defer serveHTTP(o.control, controlPages(srv, reload), log)()
 	}
 	for _, l := range o.nbd {
 		log.Info("listening", zap.Stringer("address", l.Addr()))
@@ -158,6 +158,8 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions 
 			}
 			log.Warn("a second signal: closing at once", zap.Stringer("signal", s))
 			go srv.Close()
+		case <-reload.hangups:
+			go reload.reload(ctx) //nolint:errcheck // it is in the log
 		case <-srv.Done():
 			if f.pidfile != "" {
 				os.Remove(f.pidfile)

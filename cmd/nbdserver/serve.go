@@ -83,7 +83,7 @@ func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
 	fs.StringArrayVar(&f.listen, "listen", []string{"tcp://127.0.0.1:10809"}, "where clients connect, tcp://HOST:PORT or unix:///PATH; repeatable; port 0 picks one")
 	fs.StringVar(&f.http, "http", "", "HOST:PORT for metrics, probes and status, all read-only (default off)")
-	fs.StringVar(&f.control, "control", "", "unix:///PATH of a socket for what changes something: POST /drain (default off)")
+	fs.StringVar(&f.control, "control", "", "unix:///PATH of a socket for what changes something: POST /drain, /reload (default off)")
 	for _, c := range exitConditions {
 		f.exitWhen[c.flag] = fs.StringArray(c.flag, nil, c.usage+"; repeatable")
 	}
@@ -110,6 +110,7 @@ func serve(f serveFlags, args []string) error {
 		return err
 	}
 	defer log.Sync() //nolint:errcheck // standard error can't always be synced
+	reload := newReloader(log)
 	volumes, err := parseVolumes(args)
 	if err != nil {
 		return err
@@ -152,6 +153,7 @@ func serve(f serveFlags, args []string) error {
 	defer listeners.close()
 	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, Log: log}
 	srv.Version = versionString()
+	reload.add("sizes", srv.Reload)
 	if err := errors.Join(f.tls.apply(srv), f.limits.apply(srv)); err != nil {
 		closeVolumes(exports)
 		return err
@@ -160,7 +162,7 @@ func serve(f serveFlags, args []string) error {
 		closeVolumes(exports)
 		return err
 	}
-	return f.serve(srv, listeners, conditions, signals, log)
+	return f.serve(srv, listeners, conditions, signals, reload, log)
 }
 
 func (f serveFlags) drainPolicy() (*nbdserver.DrainPolicy, error) {

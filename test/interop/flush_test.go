@@ -52,4 +52,7 @@ func TestReachesTheDisk(t *testing.T) {
 	if pending(target) {
 		t.Error("after the end there is data that isn't on the disk")
 	}
+	target = newHole(t, "target.img", 16*mib)
+	s = start(t, config{volumes: []string{target + ",access=read-write"}})
+	nbdsh(t, "flushother.py", s.uri("unix"), target, sbin("filefrag"))
 }

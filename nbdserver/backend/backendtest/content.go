@@ -27,6 +27,9 @@ func (k Kind) testInfo(t *testing.T) {
 		if p := info.PreferredBlockSize; p < 512 || p > 32<<20 || p&(p-1) != 0 {
 			t.Errorf("PreferredBlockSize is %d: not a power of two from 512 to 32 MiB", p)
 		}
+		if m := info.MinimumBlockSize; m > 64<<10 || m&(m-1) != 0 {
+			t.Errorf("MinimumBlockSize is %d: not 0 or a power of two up to 64 KiB", m)
+		}
 		last := []byte{0x5a}
 		write(t, b, last, info.Size-1)
 		expect(t, b, last, info.Size-1)

@@ -62,6 +62,13 @@ func trim(t *testing.T, b backend.Backend, off, length uint64) {
 	}
 }
 
+func cache(t *testing.T, b backend.Backend, off, length uint64) {
+	t.Helper()
+	if err := b.Cache(t.Context(), off, length); err != nil {
+		t.Fatalf("Cache of %d bytes at %d: %v", length, off, err)
+	}
+}
+
 // expect fails the test unless the volume reads as want from off on.
 func expect(t *testing.T, b backend.Backend, want []byte, off uint64) {
 	t.Helper()

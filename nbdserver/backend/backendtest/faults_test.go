@@ -6,13 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/backendtest"
-	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
 )
 
 // faulty is a volume with one fault: the functions that are set replace the
@@ -24,7 +25,10 @@ type faulty struct {
 	writeAt     func(ctx context.Context, p []byte, off uint64) error
 	trim        func(ctx context.Context, off, length uint64) error
 	writeZeroes func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error
+	flush       func(ctx context.Context) error
 	extents     func(ctx context.Context, off, length uint64, max int) ([]backend.Extent, error)
+	cache       func(ctx context.Context, off, length uint64) error
+	resize      func(ctx context.Context) (uint64, error)
 }
 
 func (f *faulty) Info() backend.Info {
@@ -62,11 +66,32 @@ func (f *faulty) WriteZeroes(ctx context.Context, off, length uint64, flags back
 	return f.writeZeroes(ctx, off, length, flags)
 }
 
+func (f *faulty) Flush(ctx context.Context) error {
+	if f.flush == nil {
+		return f.Backend.Flush(ctx)
+	}
+	return f.flush(ctx)
+}
+
 func (f *faulty) Extents(ctx context.Context, off, length uint64, max int) ([]backend.Extent, error) {
 	if f.extents == nil {
 		return f.Backend.Extents(ctx, off, length, max)
 	}
 	return f.extents(ctx, off, length, max)
+}
+
+func (f *faulty) Cache(ctx context.Context, off, length uint64) error {
+	if f.cache == nil {
+		return f.Backend.Cache(ctx, off, length)
+	}
+	return f.cache(ctx, off, length)
+}
+
+func (f *faulty) Resize(ctx context.Context) (uint64, error) {
+	if f.resize == nil {
+		return f.Backend.(backend.Resizer).Resize(ctx)
+	}
+	return f.resize(ctx)
 }
 
 // fault is a mistake that a Backend may make and the suite must see.
@@ -135,6 +160,52 @@ var faults = []fault{
 	{"ZeroHas32Bits", "Huge", func(f *faulty, b backend.Backend) {
 		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
 			return b.WriteZeroes(ctx, off, uint64(uint32(length)), flags)
+		}
+	}},
+	{"FastChangesAndRefuses", "Fast", func(f *faulty, b backend.Backend) {
+		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+			err := b.WriteZeroes(ctx, off, length, flags)
+			if err == nil && flags&backend.Fast != 0 {
+				return backend.ErrNotFast
+			}
+			return err
+		}
+	}},
+	{"FastDoesNothing", "Fast", func(f *faulty, b backend.Backend) {
+		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+			if flags&backend.Fast != 0 {
+				return nil
+			}
+			return b.WriteZeroes(ctx, off, length, flags)
+		}
+	}},
+	{"FastLosesWhatIsNotFlushed", "Fast", func(f *faulty, b backend.Backend) {
+		flushed := make([]byte, b.Info().Size)
+		f.flush = func(ctx context.Context) error {
+			return b.ReadAt(ctx, flushed, 0)
+		}
+		f.writeZeroes = func(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
+			if flags&backend.Fast == 0 {
+				return b.WriteZeroes(ctx, off, length, flags)
+			}
+			if err := b.WriteAt(ctx, flushed[off:off+length], off); err != nil {
+				return err
+			}
+			return backend.ErrNotFast
+		}
+	}},
+	{"NotFastUnasked", "Zero", func(f *faulty, _ backend.Backend) {
+		f.writeZeroes = func(context.Context, uint64, uint64, backend.ZeroFlags) error { return backend.ErrNotFast }
+	}},
+	{"CacheTrims", "Cache", func(f *faulty, b backend.Backend) {
+		f.cache = b.Trim
+	}},
+	{"CacheHas32Bits", "Cache", func(f *faulty, b backend.Backend) {
+		f.cache = func(ctx context.Context, off, length uint64) error {
+			if length > 1<<32-1 {
+				return syscall.EINVAL
+			}
+			return b.Cache(ctx, off, length)
 		}
 	}},
 	{"TrimTakesWholePages", "Trim", func(f *faulty, b backend.Backend) {
@@ -207,17 +278,17 @@ func TestFaultyVolumes(t *testing.T) {
 	if os.Getenv(faultsEnv) == "" {
 		return
 	}
-	for _, fault := range faults {
+	for _, fault := range slices.Concat(faults, resizeFaults) {
 		t.Run(fault.name, func(t *testing.T) {
 			backendtest.Run(t, backendtest.Kind{
 				Open: func(t *testing.T, size uint64) backend.Backend {
-					b, err := memory.New(size)
-					if err != nil {
-						t.Fatal(err)
-					}
+					b := newResizable(t, size)
 					f := &faulty{Backend: b}
 					fault.make(f, b)
 					return f
+				},
+				Resize: func(_ *testing.T, b backend.Backend, size uint64) {
+					b.(*faulty).Backend.(*resizable).now.Store(size)
 				},
 			})
 		})
@@ -226,7 +297,7 @@ func TestFaultyVolumes(t *testing.T) {
 
 // TestFaultsAreSeen checks that every fault fails the test that is made for it.
 func TestFaultsAreSeen(t *testing.T) {
-	for _, fault := range faults {
+	for _, fault := range slices.Concat(faults, resizeFaults) {
 		name := "TestFaultyVolumes/" + fault.name + "/" + fault.test
 		cmd := exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(name, "/", "$/^")+"$")
 		cmd.Env = append(os.Environ(), faultsEnv+"=1")

@@ -23,6 +23,10 @@ type Kind struct {
 	// ReadOnly makes a volume with the content given and opens it read-only.
 	// It is nil for a kind that can't be opened so.
 	ReadOnly func(t *testing.T, content []byte) backend.Backend
+	// Resize gives what is below a volume that Open made another size in
+	// bytes, without a word to the Backend; what is new reads as zeroes. It is
+	// nil for a kind that is no backend.Resizer.
+	Resize func(t *testing.T, b backend.Backend, size uint64)
 	// SizeStep is what sizes are a multiple of, in bytes; 0 means 1. The suite
 	// rounds its sizes up to it. It is at most 4096.
 	SizeStep uint64
@@ -46,6 +50,8 @@ func Run(t *testing.T, k Kind) {
 		t.Run("Edges", k.testEdges)
 		t.Run("Buffers", k.testBuffers)
 		t.Run("Zero", k.testZero)
+		t.Run("Fast", k.testFast)
+		t.Run("Cache", k.testCache)
 		t.Run("Trim", k.testTrim)
 		t.Run("Extents", k.testExtents)
 		t.Run("Disjoint", k.testDisjoint)
@@ -60,6 +66,10 @@ func Run(t *testing.T, k Kind) {
 		if k.size(huge) >= hugeLeast {
 			t.Run("Huge", k.testHuge)
 		}
+	}
+	if k.Resize != nil {
+		t.Run("Resize", k.testResize)
+		t.Run("ResizeInUse", k.testResizeInUse)
 	}
 	if k.Reopen != nil {
 		t.Run("Reopen", k.testReopen)

@@ -53,6 +53,7 @@ func (k Kind) testCanceled(t *testing.T) {
 	}
 	done("Trim", b.Trim(ctx, off, n))
 	done("Flush", b.Flush(ctx))
+	done("Cache", b.Cache(ctx, off, n))
 	_, err := b.Extents(ctx, 0, size, 10)
 	done("Extents", err)
 	got := make([]byte, off)
@@ -119,6 +120,7 @@ func (k Kind) testReadOnly(t *testing.T) {
 	if err := b.Flush(ctx); err != nil {
 		t.Errorf("Flush of a read-only volume: %v", err)
 	}
+	cache(t, b, 0, uint64(len(want)))
 	expect(t, b, want, 0)
 	for _, edge := range boundaries {
 		expect(t, b, want[edge-3:edge+4], edge-3)

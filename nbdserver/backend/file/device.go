@@ -17,14 +17,27 @@ const sysDevBlock = "/sys/dev/block"
 // and false if that can't be found out, as for the file systems that lie on no
 // one device (overlayfs, btrfs, NFS, tmpfs).
 func rotational(sysDevBlock string, number uint64) bool {
+	return queueAttribute(sysDevBlock, number, "rotational") == "1"
+}
+
+// zeroesByItself tells whether the block device with a number has a command to
+// zero a range, and false if that can't be found out.
+func zeroesByItself(sysDevBlock string, number uint64) bool {
+	most := queueAttribute(sysDevBlock, number, "write_zeroes_max_bytes")
+	return most != "" && most != "0"
+}
+
+// queueAttribute reads what the kernel knows of the block device with a number;
+// it is empty if that can't be found out.
+func queueAttribute(sysDevBlock string, number uint64, name string) string {
 	dir := fmt.Sprintf("%s/%d:%d/", sysDevBlock, unix.Major(number), unix.Minor(number))
 	// A partition has no queue of its own: its disk is the directory above.
-	for _, queue := range []string{"queue", "../queue"} {
-		if b, err := os.ReadFile(dir + queue + "/rotational"); err == nil {
-			return strings.TrimSpace(string(b)) == "1"
+	for _, queue := range []string{"queue/", "../queue/"} {
+		if b, err := os.ReadFile(dir + queue + name); err == nil {
+			return strings.TrimSpace(string(b))
 		}
 	}
-	return false
+	return ""
 }
 
 // deviceSize returns the size of a block device in bytes.

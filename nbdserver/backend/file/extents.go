@@ -63,14 +63,14 @@ func (f *File) extent(off, end uint64) (backend.Extent, error) {
 // the file has become shorter, what is missing isn't a hole: reading it fails,
 // and a client that skipped it would never know.
 func (f *File) lastExtent(off, end uint64) (backend.Extent, error) {
-	var st unix.Stat_t
-	if err := retry(func() error { return unix.Fstat(f.fd, &st) }); err != nil {
+	size, err := f.sizeNow(unix.AT_STATX_DONT_SYNC)
+	if err != nil {
 		return backend.Extent{}, err
 	}
-	if uint64(st.Size) <= off {
+	if size <= off {
 		return backend.Extent{Length: end - off}, nil
 	}
-	return backend.Extent{Length: min(uint64(st.Size), end) - off, Hole: true, Zero: true}, nil
+	return backend.Extent{Length: min(size, end) - off, Hole: true, Zero: true}, nil
 }
 
 // seek doesn't disturb reads and writes: they don't use the file offset.

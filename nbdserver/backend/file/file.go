@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -21,9 +22,15 @@ type File struct {
 	file *os.File
 	fd   int
 	path string
-	info backend.Info
+	info backend.Info // but for the size
+	// size in bytes is what Resize found last; resizing orders its calls.
+	size     atomic.Uint64
+	resizing sync.Mutex
 	// device says that it is a block device.
 	device bool
+	// punchKnown says that a block device is known to zero by PUNCH_HOLE, so
+	// that it needn't be tried to be found out; see methods.
+	punchKnown bool
 	// align is what the kernel wants the ranges of fallocate and discard to be
 	// a multiple of, in bytes: a power of two, and 1 for a regular file.
 	align uint64
@@ -34,10 +41,17 @@ type File struct {
 	noSeekHole                atomic.Bool
 }
 
-var _ backend.Backend = (*File)(nil)
+var (
+	_ backend.Backend = (*File)(nil)
+	_ backend.Resizer = (*File)(nil)
+)
 
 // Info implements backend.Backend.
-func (f *File) Info() backend.Info { return f.info }
+func (f *File) Info() backend.Info {
+	i := f.info
+	i.Size = f.size.Load()
+	return i
+}
 
 // Flush implements backend.Backend by fdatasync(2). It doesn't look at the
 // context: a flush that ended early would count as failed, and end the writing
@@ -76,8 +90,11 @@ func (f *File) mayChange(op string, off, length uint64) error {
 	if f.info.ReadOnly {
 		return f.fail(op, off, length, backend.ErrReadOnly)
 	}
-	if size := f.info.Size; off > size || length > size-off {
+	if !fits(off, length, f.size.Load()) {
 		return f.fail(op, off, length, unix.ENOSPC)
 	}
 	return nil
 }
+
+// fits tells whether a range lies within a size. The sum may wrap.
+func fits(off, length, size uint64) bool { return off <= size && length <= size-off }

@@ -52,6 +52,11 @@ func kind(dir func(t *testing.T) string) backendtest.Kind {
 			}
 			return open(t, path, Options{ReadOnly: true})
 		},
+		Resize: func(t *testing.T, b backend.Backend, size uint64) {
+			if err := os.Truncate(b.(*File).path, int64(size)); err != nil {
+				t.Fatal(err)
+			}
+		},
 	}
 }
 

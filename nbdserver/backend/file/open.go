@@ -33,8 +33,8 @@ const (
 	maxBlockSize = 32 << 20
 )
 
-// Open opens a regular file or a block device as a volume. The size is taken
-// once: a file that grows later keeps its old size as a volume.
+// Open opens a regular file or a block device as a volume. A file that grows
+// later keeps its old size as a volume until Resize is called.
 //
 // An error wraps that of the operating system, so that errors.Is(err,
 // fs.ErrNotExist) and the like work.
@@ -160,7 +160,8 @@ func (f *File) inspect() error {
 		return f.inspectDevice(st.Rdev)
 	}
 	f.align = 1
-	f.info.Size = uint64(st.Size)
+	f.info.FastZero = true
+	f.size.Store(uint64(st.Size))
 	f.info.PreferredBlockSize = blockSize(uint64(st.Blksize))
 	f.info.Rotational = rotational(sysDevBlock, st.Dev)
 	return nil
@@ -203,11 +204,13 @@ func (f *File) inspectDevice(number uint64) error {
 	f.align = max(uint64(logical), uint64(os.Getpagesize()))
 	// There is nothing to reserve on a device.
 	f.reserve.unsupported.Store(true)
+	f.punchKnown = zeroesByItself(sysDevBlock, number)
+	f.size.Store(size)
 	f.info = backend.Info{
-		Size:               size,
 		ReadOnly:           f.info.ReadOnly,
 		Rotational:         rotational(sysDevBlock, number),
 		PreferredBlockSize: blockSize(uint64(physical)),
+		FastZero:           true,
 	}
 	return nil
 }

@@ -154,9 +154,9 @@ func TestBlockSize(t *testing.T) {
 	}
 }
 
-// TestRotational reads a made-up sysfs with a spinning disk, a partition of it
-// and a disk that doesn't spin.
-func TestRotational(t *testing.T) {
+// TestQueueAttributes reads a made-up sysfs with a spinning disk that can zero, a
+// partition of it and a disk that does neither.
+func TestQueueAttributes(t *testing.T) {
 	dir := t.TempDir()
 	devices := map[string]string{"8:0": "sda", "8:1": "sda/sda1", "8:16": "sdb"}
 	for _, name := range devices {
@@ -169,8 +169,10 @@ func TestRotational(t *testing.T) {
 		if err := os.Mkdir(queue, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(queue, "rotational"), []byte(content), 0o600); err != nil {
-			t.Fatal(err)
+		for _, name := range []string{"rotational", "write_zeroes_max_bytes"} {
+			if err := os.WriteFile(filepath.Join(queue, name), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	for number, name := range devices {
@@ -181,6 +183,9 @@ func TestRotational(t *testing.T) {
 	for number, want := range map[[2]uint32]bool{{8, 0}: true, {8, 1}: true, {8, 16}: false, {0, 42}: false} {
 		if got := rotational(dir, unix.Mkdev(number[0], number[1])); got != want {
 			t.Errorf("device %d:%d is rotational: %v", number[0], number[1], got)
+		}
+		if got := zeroesByItself(dir, unix.Mkdev(number[0], number[1])); got != want {
+			t.Errorf("device %d:%d zeroes by itself: %v", number[0], number[1], got)
 		}
 	}
 }

@@ -39,8 +39,12 @@ func (f *File) WriteAt(_ context.Context, p []byte, off uint64) error {
 	return nil
 }
 
+// writeAll writes all of p, and never beyond the end that the file has now.
 func (f *File) writeAll(p []byte, off uint64) error {
 	for done := 0; done < len(p); {
+		if err := f.isThere(off+uint64(done), uint64(len(p)-done)); err != nil {
+			return err
+		}
 		n, err := unix.Pwrite(f.fd, p[done:], int64(off)+int64(done))
 		switch {
 		case err == unix.EINTR:

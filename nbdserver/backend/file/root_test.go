@@ -6,6 +6,7 @@
 package file
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"os/exec"
@@ -54,6 +55,26 @@ func loop(t testing.TB, image string, options ...string) string {
 	return device
 }
 
+// resizeLoop gives a loop device, and the file below it, another size.
+func resizeLoop(t *testing.T, device string, size uint64) {
+	t.Helper()
+	if err := os.Truncate(backingFile(t, device), int64(size)); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("losetup", "--set-capacity", device).CombinedOutput(); err != nil {
+		t.Fatalf("losetup --set-capacity: %v: %s", err, out)
+	}
+}
+
+func backingFile(t *testing.T, device string) string {
+	t.Helper()
+	b, err := os.ReadFile("/sys/block/" + filepath.Base(device) + "/loop/backing_file")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSuffix(string(b), "\n")
+}
+
 // TestTmpfs runs the suite where files may be as large as an offset allows, and
 // FALLOC_FL_ZERO_RANGE is unknown.
 func TestTmpfs(t *testing.T) {
@@ -85,6 +106,9 @@ func loopKind(options ...string) backendtest.Kind {
 				t.Fatal(err)
 			}
 			return open(t, loop(t, path, append(options, "--read-only")...), Options{ReadOnly: true})
+		},
+		Resize: func(t *testing.T, b backend.Backend, size uint64) {
+			resizeLoop(t, b.(*File).path, size)
 		},
 		SizeStep: 512,
 		MaxSize:  64 << 30,
@@ -171,6 +195,44 @@ func TestDevice(t *testing.T) {
 	if f.punch.unsupported.Load() || f.zeroRange.unsupported.Load() || f.noDiscard.Load() {
 		t.Error("a loop device discards and zeroes, and this one is thought not to")
 	}
+}
+
+// TestFastDevice checks that a device zeroes fast by punching a hole, and only
+// so; and that nothing is lost that isn't flushed yet where it can't.
+func TestFastDevice(t *testing.T) {
+	const size = 4 << 20
+	ctx := t.Context()
+	f := open(t, loop(t, image(t, t.TempDir(), size)), Options{})
+	t.Cleanup(func() { f.Close() })
+	if !f.punchKnown {
+		t.Error("a loop device zeroes by itself, and this one is thought not to")
+	}
+	check := func(what string, flags backend.ZeroFlags, off, length uint64, want error) {
+		t.Helper()
+		content := bytes.Repeat([]byte{1}, size)
+		if err := f.WriteAt(ctx, content, 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.WriteZeroes(ctx, off, length, flags|backend.Fast); err != want {
+			t.Errorf("%s: got %v, want %v", what, err, want)
+		}
+		if want == nil {
+			clear(content[off : off+length])
+		}
+		got := make([]byte, size)
+		if err := f.ReadAt(ctx, got, 0); err != nil || !bytes.Equal(got, content) {
+			t.Errorf("%s: the content isn't what it should be (%v)", what, err)
+		}
+	}
+	check("a hole", backend.MayTrim, 100, size-200, nil)
+	check("no hole", 0, 100, size-200, backend.ErrNotFast)
+	check("two pages by hand", 0, 4096+1, 4096, nil)
+	f.punchKnown = false
+	check("who knows", backend.MayTrim, 100, size-200, backend.ErrNotFast)
+	check("two pages by hand", backend.MayTrim, 4096+1, 4096, nil)
+	f.punchKnown = true
+	f.punch.unsupported.Store(true)
+	check("a command that it turned out not to know", backend.MayTrim, 0, size, backend.ErrNotFast)
 }
 
 func TestReadOnlyDevice(t *testing.T) {

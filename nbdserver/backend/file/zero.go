@@ -42,7 +42,7 @@ func (f *File) Trim(ctx context.Context, off, length uint64) error {
 	if start, end := f.aligned(off, off+length); f.device {
 		err = f.discard(ctx, start, end)
 	} else {
-		_, err = f.try(ctx, &f.punch, start, end)
+		_, _, err = f.try(ctx, &f.punch, start, end)
 	}
 	if err != nil && err != ctx.Err() {
 		return f.fail("trim", off, length, err)
@@ -71,23 +71,23 @@ func (f *File) discard(ctx context.Context, start, end uint64) error {
 // WriteZeroes implements backend.Backend. With MayTrim it punches a hole;
 // without it the range becomes allocated where the file system knows
 // FALLOC_FL_ZERO_RANGE, or can punch a hole and fill it (NFS 4.2, tmpfs). Else
-// it writes zeroes. The ends of a range on a block device that are less than a
-// page are always written.
+// it writes zeroes, or with Fast returns ErrNotFast. The ends of a range on a
+// block device that are less than a page are always written, as that is fast.
 func (f *File) WriteZeroes(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
-	mayTrim := flags&backend.MayTrim != 0
 	if err := f.mayChange("zeroing", off, length); err != nil {
 		return err
 	}
 	end := off + length
 	start, stop := f.aligned(off, end)
-	err := f.writeOut(ctx, off, start)
+	// The middle comes first: it may turn out not to be fast.
+	err := f.zero(ctx, start, stop, flags)
 	if err == nil {
-		err = f.zero(ctx, start, stop, mayTrim)
+		err = f.writeOut(ctx, off, start)
 	}
 	if err == nil {
 		err = f.writeOut(ctx, stop, end)
 	}
-	if err != nil && err != ctx.Err() {
+	if err != nil && err != ctx.Err() && err != backend.ErrNotFast {
 		return f.fail("zeroing", off, length, err)
 	}
 	return err
@@ -112,28 +112,63 @@ func (f *File) writeOut(ctx context.Context, start, end uint64) error {
 }
 
 // zero zeroes an aligned range in the best way there is.
-func (f *File) zero(ctx context.Context, start, end uint64, mayTrim bool) error {
-	methods := []*method{&f.zeroRange, &f.reserve}
-	if mayTrim {
-		methods = []*method{&f.punch, &f.zeroRange}
+func (f *File) zero(ctx context.Context, start, end uint64, flags backend.ZeroFlags) error {
+	if start == end {
+		return nil
 	}
-	for _, m := range methods {
-		if done, err := f.try(ctx, m, start, end); done || err != nil {
+	begun := false
+	for _, m := range f.methods(flags) {
+		done, some, err := f.try(ctx, m, start, end)
+		if done || err != nil {
 			return err
 		}
+		begun = begun || some
+	}
+	// What has begun must be brought to an end, fast or not: ErrNotFast says
+	// that nothing has changed.
+	if flags&backend.Fast != 0 && !begun {
+		return backend.ErrNotFast
 	}
 	return f.writeOut(ctx, start, end)
 }
 
-// try zeroes a range by a method. It returns false and no error if that can't
-// be done in this way.
-func (f *File) try(ctx context.Context, m *method, start, end uint64) (done bool, err error) {
+// methods are the ways to zero a range, the best first.
+//
+// Fast are those that need no time for each page, or fail. That excludes
+// reserve, which takes two calls of which the second may not be known, and is
+// slow on tmpfs. On a block device it excludes ZERO_RANGE, which turns to
+// writing when it has to; and PUNCH_HOLE, unless the device is known for it,
+// because it drops the range from the page cache before it finds out: what was
+// written since the last flush would be lost with an error that says that
+// nothing has changed. There is nothing left then without MayTrim, as for qemu.
+func (f *File) methods(flags backend.ZeroFlags) []*method {
+	mayTrim := flags&backend.MayTrim != 0
+	switch fast := flags&backend.Fast != 0; {
+	case fast && f.device && mayTrim && f.punchKnown:
+		return []*method{&f.punch}
+	case fast && f.device:
+		return nil
+	case mayTrim:
+		return []*method{&f.punch, &f.zeroRange}
+	case fast:
+		return []*method{&f.zeroRange}
+	}
+	return []*method{&f.zeroRange, &f.reserve}
+}
+
+// try zeroes a range by a method. It isn't done, and there is no error, if that
+// can't be done in this way; begun says that the range may have changed then.
+func (f *File) try(ctx context.Context, m *method, start, end uint64) (done, begun bool, err error) {
 	if m.unsupported.Load() {
-		return false, nil
+		return false, false, nil
 	}
 	err = inPieces(ctx, start, end, callSize, func(off, length uint64) error {
+		if err := f.isThere(off, length); err != nil {
+			return err
+		}
 		for _, mode := range m.modes {
 			err := retry(func() error { return unix.Fallocate(f.fd, mode, int64(off), int64(length)) })
+			begun = begun || err == nil || f.device
 			if err != nil {
 				return err
 			}
@@ -143,11 +178,11 @@ func (f *File) try(ctx context.Context, m *method, start, end uint64) (done bool
 	switch {
 	case isUnsupported(err):
 		m.unsupported.Store(true)
-		return false, nil
+		return false, begun, nil
 	case isRefused(err):
-		return false, nil
+		return false, begun, nil
 	}
-	return err == nil, err
+	return err == nil, begun, err
 }
 
 // isUnsupported tells whether an error says that the kernel, the file system or
@@ -179,6 +214,3 @@ func inPieces(ctx context.Context, off, end, size uint64, do func(off, length ui
 	}
 	return nil
 }
-
-// Cache implements backend.Backend.
-func (f *File) Cache(context.Context, uint64, uint64) error { return nil }

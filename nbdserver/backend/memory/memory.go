@@ -53,7 +53,7 @@ func New(size uint64) (*Memory, error) {
 
 // Info implements backend.Backend.
 func (m *Memory) Info() backend.Info {
-	return backend.Info{Size: m.size, PreferredBlockSize: 4096}
+	return backend.Info{Size: m.size, PreferredBlockSize: 4096, FastZero: true}
 }
 
 // Flush implements backend.Backend. There is nothing to do: memory is as stable

@@ -17,7 +17,8 @@ func (m *Memory) Trim(ctx context.Context, off, length uint64) error {
 // memory that it has; but it allocates none either. There is nothing to gain:
 // memory doesn't fragment, a later write can't fail for want of space (the
 // process would end), and a client that zeroes a large volume in this way must
-// not be able to end it.
+// not be able to end it. All of it counts as Fast: what isn't allocated is
+// skipped, and the rest is cleared in place.
 func (m *Memory) WriteZeroes(ctx context.Context, off, length uint64, flags backend.ZeroFlags) error {
 	mayTrim := flags&backend.MayTrim != 0
 	end := off + length
