@@ -157,7 +157,7 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions 
 				continue
 			}
 			log.Warn("a second signal: closing at once", zap.Stringer("signal", s))
-			go srv.Close()
+			srv.Close()
 		case <-srv.Done():
 			if f.pidfile != "" {
 				os.Remove(f.pidfile)
