@@ -39,7 +39,10 @@ func listen(t *testing.T, s *Server) net.Addr {
 		t.Fatal(err)
 	}
 	go s.Serve(l)
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() {
+		s.Close()
+		<-s.Done()
+	})
 	return l.Addr()
 }
 

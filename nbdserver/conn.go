@@ -83,11 +83,13 @@ const (
 	StateEnded
 )
 
-// connKey is the key of a Conn in the context of its requests.
+// connKey is the key of a Conn in every context that a Backend is given; the Conn
+// is nil in that of the last flush.
 type connKey struct{}
 
 // ConnFromContext returns the connection whose request a Backend is working on,
-// from the context that the Backend was given, or nil if there is none.
+// from the context that the Backend was given, or nil if there is none. Of the
+// connections that wait for the same Flush it is the one that asked first.
 func ConnFromContext(ctx context.Context) *Conn {
 	c, _ := ctx.Value(connKey{}).(*Conn)
 	return c
@@ -195,8 +197,9 @@ func (c *Conn) recoverPanic() {
 // nor any later one get an answer, and a request that changes the volume may
 // have happened or not. Without force the requests in flight complete, and
 // every later one but NBD_CMD_DISC fails with NBD_ESHUTDOWN until the client
-// leaves. It returns at once and may be called by a Backend. It is
-// nbdkit_disconnect(3).
+// leaves; a client that still negotiates may finish that. It returns at once and
+// may be called by a Backend, for which it is nbdkit_disconnect(3): with force,
+// requests that wait for their turn don't get to the Backend any more.
 func (c *Conn) Disconnect(force bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -209,8 +212,8 @@ func (c *Conn) Disconnect(force bool) {
 
 func (c *Conn) closeLocked() {
 	c.closed = true
+	c.nc.Close() // first: a request that is canceled must not be answered any more
 	c.cancel()
-	c.nc.Close()
 }
 
 // quiesce does what the policy says when the grace of a drain is over.

@@ -14,27 +14,10 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
-type rawDialer = net.Dialer
-
 type testError struct{ errno syscall.Errno }
 
 func (e *testError) Error() string { return "test: " + e.errno.Error() }
 func (e *testError) Unwrap() error { return e.errno }
-
-// hanging never flushes until it is released.
-type hanging struct {
-	gated
-	release chan struct{}
-}
-
-func (h *hanging) Flush(context.Context) error {
-	<-h.release
-	return nil
-}
-
-func contextWithTimeout(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(t.Context(), d)
-}
 
 func newListener(t *testing.T) net.Listener {
 	t.Helper()
@@ -43,59 +26,6 @@ func newListener(t *testing.T) net.Listener {
 		t.Fatal(err)
 	}
 	return l
-}
-
-func TestSoftDisconnect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 1<<20)
-		g := gate(s)
-		g.gate = make(chan struct{})
-		one, two := connect(t, s), connect(t, s)
-		one.begin(false)
-		two.begin(false)
-		one.request(0, wire.CmdWrite, 1, 0, 4, "slow")
-		synctest.Wait()
-		for _, c := range s.connections() {
-			if c.requests.Load() == 1 {
-				c.Disconnect(false)
-			}
-		}
-		one.request(0, wire.CmdRead, 2, 0, 4)
-		one.must(2, wire.ESHUTDOWN)
-		close(g.gate)
-		one.must(1, 0)
-		one.request(0, wire.CmdDisc, 3, 0, 0)
-		one.eof()
-		// Others aren't affected, and the client may come back.
-		for _, c := range []*rawClient{two, connect(t, s)} {
-			if c != two {
-				c.begin(false)
-			}
-			c.request(0, wire.CmdRead, 1, 0, 4)
-			c.must(1, 0)
-			if got := string(c.get(4)); got != "slow" {
-				t.Errorf("read %q", got)
-			}
-			c.Close()
-		}
-	})
-}
-
-func TestForcedDisconnect(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 1<<20)
-		gate(s).gate = make(chan struct{})
-		c := connect(t, s)
-		c.begin(false)
-		c.request(0, wire.CmdWrite, 1, 0, 4, "lost")
-		synctest.Wait()
-		s.connections()[0].Disconnect(true)
-		c.eof()
-		synctest.Wait()
-		if n := len(s.connections()); n != 0 {
-			t.Errorf("%d connections left", n)
-		}
-	})
 }
 
 func TestHandshakeTimeout(t *testing.T) {

@@ -1,10 +1,12 @@
 package nbdserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -68,8 +70,8 @@ const closeTimeout = 10 * time.Second
 type DrainPolicy struct {
 	// Grace is how long connected clients are served as ever.
 	Grace time.Duration
-	// Timeout is when those who are left are cut off. One that is shorter than
-	// Grace cuts it short.
+	// Timeout is when those who are left are cut off. One that isn't longer
+	// than Grace takes its place.
 	Timeout time.Duration
 	// Policy rules the time between the two.
 	Policy Policy
@@ -107,6 +109,9 @@ func (s *Server) BeginDrain(condition string) {
 // drain takes the server from Draining to Ended. It alone changes the phase.
 func (s *Server) drain() {
 	policy := s.policy()
+	if policy.Timeout != Infinite && policy.Timeout <= policy.Grace {
+		policy.Grace = Infinite // or chance would decide what comes first
+	}
 	grace, stopGrace := timer(policy.Grace)
 	defer stopGrace()
 	timeout, stopTimeout := timer(policy.Timeout)
@@ -114,7 +119,7 @@ func (s *Server) drain() {
 
 	var giveUp <-chan time.Time
 	if policy.Timeout != Infinite {
-		giveUp = time.After(policy.Timeout + closeTimeout)
+		giveUp = time.After(max(policy.Timeout, policy.Timeout+closeTimeout)) // the sum may wrap
 	}
 
 	for open := true; open; {
@@ -142,6 +147,7 @@ func (s *Server) drain() {
 			cut++
 		}
 	}
+	close(s.severed)
 	s.finish(cut, s.closeExports(giveUp))
 }
 
@@ -171,36 +177,56 @@ func (s *Server) setPhase(p Phase) {
 	s.logPhase(p)
 }
 
-// closeExports waits for the last requests, flushes and closes every volume,
-// and returns the first error. It gives up when it is told to, and closeTimeout
-// after the server is forced.
+// closeExports waits for the last requests, then flushes and closes the volumes,
+// all at a time: one that hangs must not cost another its flush. It returns the
+// first error in their order. It gives up when it is told to, and closeTimeout
+// after the server is forced, whatever comes first.
 func (s *Server) closeExports(giveUp <-chan time.Time) error {
-	result := make(chan error, 1)
+	results := make([]chan error, len(s.Exports))
+	for i := range results {
+		results[i] = make(chan error, 1)
+	}
+	finished := make(chan struct{})
 	go func() {
+		defer close(finished)
 		s.handlers.Wait()
-		var first error
-		for _, e := range s.Exports {
-			if err := e.close(); err != nil {
-				s.log.Error("volume not closed cleanly", zap.String("export", e.Name), zap.Error(err))
-				if first == nil {
-					first = fmt.Errorf("export %q: %w", e.Name, err)
-				}
-			}
+		var all sync.WaitGroup
+		for i, e := range s.Exports {
+			all.Go(func() { results[i] <- e.close() })
 		}
-		result <- first
+		all.Wait()
 	}()
+
 	forced := s.forced
-	for {
+	var afterForce <-chan time.Time
+	for waiting := true; waiting; {
 		select {
-		case err := <-result:
-			return err
+		case <-finished:
+			waiting = false
 		case <-forced:
-			forced = nil
-			giveUp = time.After(closeTimeout)
+			forced, afterForce = nil, time.After(closeTimeout)
+		case <-afterForce:
+			waiting = false
 		case <-giveUp:
-			return errors.New("volumes were not flushed and closed in time: check the storage below them")
+			waiting = false
 		}
 	}
+	var first error
+	for i, e := range s.Exports {
+		err := errors.New("not flushed and closed in time: check the storage below it")
+		select {
+		case err = <-results[i]:
+		default:
+		}
+		if err == nil {
+			continue
+		}
+		s.log.Error("volume not closed cleanly", zap.String("export", e.Name), zap.Error(err))
+		if first == nil {
+			first = fmt.Errorf("export %q: %w", e.Name, err)
+		}
+	}
+	return first
 }
 
 // close flushes and closes the volume. A panic of the Backend is its failure.
@@ -208,11 +234,11 @@ func (e *Export) close() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			e.panicked(p)
-			err = fmt.Errorf("close panicked: %v", p)
+			err = cmp.Or(err, fmt.Errorf("close panicked: %v", p))
 		}
 	}()
 	if !e.info.ReadOnly {
-		err = e.flusher.Flush(context.Background())
+		err = e.flusher.Flush(context.WithValue(context.Background(), connKey{}, (*Conn)(nil)))
 	}
 	// From here on nobody finds out the size any more. Who still does may do so
 	// for ever, and the volume can't be closed under him.

@@ -27,7 +27,8 @@ type flusher struct {
 }
 
 type flushBatch struct {
-	done chan struct{} // closed when err is set
+	ctx  context.Context // of who came first, but never canceled
+	done chan struct{}   // closed when err is set
 	err  error
 }
 
@@ -37,7 +38,7 @@ type flushBatch struct {
 func (f *flusher) Flush(ctx context.Context) error {
 	f.mu.Lock()
 	if f.next == nil {
-		f.next = &flushBatch{done: make(chan struct{})}
+		f.next = &flushBatch{ctx: context.WithoutCancel(ctx), done: make(chan struct{})}
 	}
 	b := f.next
 	if f.running {
@@ -47,13 +48,13 @@ func (f *flusher) Flush(ctx context.Context) error {
 	}
 	f.running = true
 	f.mu.Unlock()
-	f.run(context.WithoutCancel(ctx))
+	f.run()
 	return b.err
 }
 
 // run flushes for the batch that has gathered, and leaves those who came
 // meanwhile to a goroutine, so that its caller waits for its own flush only.
-func (f *flusher) run(ctx context.Context) {
+func (f *flusher) run() {
 	f.mu.Lock()
 	b := f.next
 	f.next = nil
@@ -61,7 +62,7 @@ func (f *flusher) run(ctx context.Context) {
 	f.mu.Unlock()
 
 	if err == nil {
-		err = f.guarded(ctx)
+		err = f.guarded(b.ctx)
 	}
 
 	if err != nil {
@@ -75,7 +76,7 @@ func (f *flusher) run(ctx context.Context) {
 	b.err = err
 	close(b.done)
 	if f.next != nil {
-		go f.run(ctx)
+		go f.run()
 	} else {
 		f.running = false
 	}

@@ -71,6 +71,7 @@ type Server struct {
 	latency  *prometheus.HistogramVec
 	done     chan struct{} // closed when report is final
 	forced   chan struct{} // closed by Close
+	severed  chan struct{} // closed when every connection has been closed
 	left     chan struct{} // told when a connection ends, from Draining on
 	work     chan struct{} // a place for each call into a Backend
 	force    sync.Once
@@ -92,6 +93,7 @@ func (s *Server) init() {
 	s.initOnce.Do(func() {
 		s.done = make(chan struct{})
 		s.forced = make(chan struct{})
+		s.severed = make(chan struct{})
 		s.left = make(chan struct{}, 1)
 		s.work = make(chan struct{}, maxWork)
 		s.listeners = make(map[net.Listener]struct{})
@@ -124,6 +126,11 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 	s.listeners[l] = struct{}{}
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.listeners, l)
+		s.mu.Unlock()
+	}()
 	var wait time.Duration
 	for {
 		nc, err := l.Accept()
@@ -190,10 +197,15 @@ func (s *Server) ended(c *Conn) {
 // every volume flushed and closed. If ctx ends first, Shutdown returns its
 // error and the drain goes on. A failed flush or close is returned too.
 //
-// A Backend must not call Shutdown, which would wait for that very call to
-// return; it calls BeginDrain.
+// With the context that a Backend was given for a call, Shutdown begins the
+// drain and returns nil at once: it would wait for that very call to return. So
+// it is nbdkit_shutdown(3): the call is answered, and more calls may come.
+// Backend.Close is given no context; the drain is over by then.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.BeginDrain("shutdown")
+	if ctx.Value(connKey{}) != nil {
+		return nil
+	}
 	select {
 	case <-s.done:
 		return s.err()
@@ -203,14 +215,15 @@ func (s *Server) Shutdown(ctx context.Context) error {
 }
 
 // Close ends the server now: it closes listeners and connections without
-// regard to requests in flight, then flushes and closes the volumes. It
-// returns when that is done, with the first error of a flush or close. Like
-// Shutdown it isn't for Backends.
+// regard to requests in flight, which get no answer. It doesn't wait for the
+// rest of the end, in which the volumes are flushed and closed: that is over
+// when Done is closed, and Report has its result. So a Backend may call Close
+// too. The error is always nil; it makes the Server an io.Closer.
 func (s *Server) Close() error {
 	s.BeginDrain("close")
 	s.force.Do(func() { close(s.forced) })
-	<-s.done
-	return s.err()
+	<-s.severed
+	return nil
 }
 
 func (s *Server) err() error {

@@ -120,7 +120,7 @@ func (c *Conn) check(r wire.Request) (wire.Errno, string) {
 	refusing := c.refusing
 	c.mu.Unlock()
 	if refusing {
-		return wire.ESHUTDOWN, "the server is shutting down"
+		return wire.ESHUTDOWN, "the server takes no more requests on this connection"
 	}
 	flags, known := allowed[r.Command]
 	if !known {
@@ -219,7 +219,9 @@ func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error
 	case c.srv.work <- struct{}{}:
 		defer func() { <-c.srv.work }()
 	case <-c.ctx.Done():
-		return nil, c.ctx.Err()
+	}
+	if err := c.ctx.Err(); err != nil { // also when its turn came at the same time
+		return nil, err
 	}
 	b := c.export.Backend
 	switch r.Command {

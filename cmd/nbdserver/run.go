@@ -157,7 +157,7 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions 
 				continue
 			}
 			log.Warn("a second signal: closing at once", zap.Stringer("signal", s))
-			go srv.Close()
+			srv.Close()
 		case <-reload.hangups:
 			go reload.reload(ctx) //nolint:errcheck // it is in the log
 		case <-srv.Done():

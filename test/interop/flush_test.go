@@ -2,7 +2,9 @@ package interop
 
 import (
 	"os"
+	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -55,4 +57,68 @@ func TestReachesTheDisk(t *testing.T) {
 	target = newHole(t, "target.img", 16*mib)
 	s = start(t, config{volumes: []string{target + ",access=read-write"}})
 	nbdsh(t, "flushother.py", s.uri("unix"), target, sbin("filefrag"))
+}
+
+// fullDevice is a block device whose writes go well until they are flushed: a
+// loop device over a sparse file in a file system that has no room for it. To
+// make one needs root.
+func fullDevice(t *testing.T, size, room int64) string {
+	t.Helper()
+	dir := shortDir(t)
+	must(t, "mount", "-t", "tmpfs", "-o", "size="+itoa(room), "tmpfs", dir)
+	undo := func(name string, args ...string) {
+		if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
+			t.Errorf("%s %q: %v %s", name, args, err, out)
+		}
+	}
+	t.Cleanup(func() { undo("umount", dir) })
+	path := dir + "/img"
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	device := strings.TrimSpace(must(t, sbin("losetup"), "--find", "--show", path))
+	t.Cleanup(func() { undo(sbin("losetup"), "--detach", device) })
+	return device
+}
+
+// TestFlushFails: a disk that accepts writes and then loses them.
+func TestFlushFails(t *testing.T) {
+	tests := []struct {
+		name string
+		work func(t *testing.T, c *rawClient)
+	}{
+		{"at the end", func(*testing.T, *rawClient) {}},
+		{"for a client", func(t *testing.T, c *rawClient) {
+			for cookie := range uint64(2) { // and again, although the kernel says so only once
+				c.put(request(0, cmdFlush, cookie, 0, 0))
+				if _, errno := c.reply(); errno == 0 {
+					t.Errorf("flush %d succeeds", cookie)
+				}
+			}
+		}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			device := fullDevice(t, 16*mib, 2*mib)
+			s := start(t, config{volumes: []string{"disk=" + device + ",access=read-write"}})
+			c := s.connect("unix")
+			for i := range uint64(8) {
+				c.put(request(0, cmdWrite, i, i*mib, mib), random(i, mib))
+				if _, errno := c.reply(); errno != 0 {
+					t.Fatalf("a write fails already: %d", errno)
+				}
+			}
+			tt.work(t, c)
+			c.disconnect()
+			s.signal(syscall.SIGTERM)
+			r := s.ended(4, "signal=SIGTERM")
+			contains(t, r.Error, `export "disk": `, device, syscall.EIO.Error())
+			contains(t, s.stderr.String(), "volume not closed cleanly")
+		})
+	}
 }
