@@ -176,8 +176,8 @@ func (s *Server) setPhase(p Phase) {
 }
 
 // closeExports waits for the last requests, flushes and closes every volume,
-// and returns the first error. It gives up when it is told to, and closeTimeout
-// after the server is forced.
+// and returns the first error. It gives up when it is told to, or closeTimeout
+// after the server is forced, whichever comes first.
 func (s *Server) closeExports(giveUp <-chan time.Time) error {
 	result := make(chan error, 1)
 	go func() {
@@ -194,16 +194,19 @@ func (s *Server) closeExports(giveUp <-chan time.Time) error {
 		result <- first
 	}()
 	forced := s.forced
+	var forcedGiveUp <-chan time.Time // besides the other: force is no reason to wait longer
 	for {
 		select {
 		case err := <-result:
 			return err
 		case <-forced:
 			forced = nil
-			giveUp = time.After(closeTimeout)
+			forcedGiveUp = time.After(closeTimeout)
+			continue
 		case <-giveUp:
-			return errors.New("volumes were not flushed and closed in time: check the storage below them")
+		case <-forcedGiveUp:
 		}
+		return errors.New("volumes were not flushed and closed in time: check the storage below them")
 	}
 }
 
