@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -193,13 +194,14 @@ func TestHostileClients(t *testing.T) {
 }
 
 // TestStalledReaders: clients that each ask for 2 GiB at once, and then read
-// nothing, take no more memory than they may, and nobody else's turn.
+// nothing, take no more memory than they may, and nobody else's turn. A drain
+// ends in time with them.
 func TestStalledReaders(t *testing.T) {
 	const (
 		clients = 16
 		limit   = clients*64*mib + 256*mib
 	)
-	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"memory:32M"}})
+	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"memory:32M"}, flags: []string{"--drain-timeout", "1s"}})
 	before := rss(t, s)
 	for range clients {
 		c := s.connect("tcp")
@@ -218,6 +220,11 @@ func TestStalledReaders(t *testing.T) {
 	}
 	if t.Logf("%d MiB before, %d MiB at most", before/mib, most/mib); most > limit {
 		t.Errorf("the process has taken %d MiB, more than %d", most/mib, limit/mib)
+	}
+	other.disconnect()
+	s.signal(syscall.SIGTERM)
+	if r := s.ended(3, "signal=SIGTERM"); r.ClientsCut != clients {
+		t.Errorf("the report is %+v", r)
 	}
 }
 
