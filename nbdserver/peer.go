@@ -17,7 +17,8 @@ const peerTimeout = 2 * time.Minute
 
 // peerAttempts is how many packets must have been left without an answer
 // besides, so that a lost one doesn't count: towards a client that reads nothing
-// the kernel goes down to one packet in two minutes.
+// the kernel goes down to one packet in two minutes. If such a client dies, it
+// is found out after minutes more.
 const peerAttempts = 3
 
 var errDead = errors.New("client is dead: its network has acknowledged nothing for a while")
