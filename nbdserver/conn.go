@@ -62,6 +62,7 @@ type Conn struct {
 	refusing bool // no new request but a disconnect is served
 	leaving  bool // no new request is read
 	closed   bool // cut by force
+	dead     bool // closed by watchPeer
 	parted   bool // all is answered, and the client was told that it is over
 	idle     bool // the reader waits for a request
 
@@ -127,6 +128,7 @@ func (c *Conn) serve() {
 	defer c.srv.ended(c)
 	defer c.enter(StateEnded)
 	c.enter(StateNegotiating)
+	c.watchPeer()
 	err := c.run()
 	c.inFlight.Wait()
 	if errors.Is(err, errDrained) {
@@ -138,7 +140,10 @@ func (c *Conn) serve() {
 	c.cancel()
 	c.nc.Close()
 	c.mu.Lock()
-	if c.closed {
+	switch {
+	case c.dead:
+		err = errDead
+	case c.closed:
 		err = errCut
 	}
 	c.mu.Unlock()

@@ -77,6 +77,8 @@ type Server struct {
 	force    sync.Once
 	handlers sync.WaitGroup // goroutines of connections
 
+	peerTimeout time.Duration // if it isn't the constant, in tests
+
 	mu        sync.Mutex
 	phase     Phase
 	listeners map[net.Listener]struct{}

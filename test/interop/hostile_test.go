@@ -3,11 +3,13 @@ package interop
 import (
 	"bytes"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -71,6 +73,48 @@ var hostile = map[string]func(net.Conn){
 		enter(c)
 		c.Write(request(0, cmdWrite, 1, 0, 1<<32-1))
 		c.Write(make([]byte, mib))
+	},
+	"every option with random content": func(c net.Conn) {
+		c.Write(pack(uint32(3)))
+		for _, number := range rand.Perm(21) {
+			if number != 1 && number != 2 { // these end it
+				c.Write(option(uint32(number), random(rand.Uint64(), rand.Int64N(300))))
+			}
+		}
+		c.Write(option(uint32(1+rand.IntN(2)), random(rand.Uint64(), 300)))
+		io.Copy(io.Discard, c)
+	},
+	"every option with half its content": func(c net.Conn) {
+		c.Write(pack(uint32(3)))
+		c.Write(option(rand.Uint32N(21), make([]byte, 1<<16))[:1<<15])
+	},
+	"queries for contexts without end": func(c net.Conn) {
+		go io.Copy(io.Discard, c)
+		c.Write(append(pack(uint32(3)), option(8, nil)...))
+		query := append(pack(uint32(0), uint32(1<<14-2)), make([]byte, 4*(1<<14-2))...) // as many as fit
+		for _, err := c.Write(option(9, query)); err == nil; _, err = c.Write(option(10, query)) {
+		}
+	},
+	"more queries than there are": func(c net.Conn) {
+		c.Write(append(pack(uint32(3)), option(8, nil)...))
+		c.Write(option(10, pack(uint32(0), uint32(1<<32-1), make([]byte, 4096))))
+		c.Read(make([]byte, 64))
+	},
+	"every command with every flag": func(c net.Conn) {
+		enter(c)
+		go io.Copy(io.Discard, c)
+		for cmd := range uint16(16) {
+			for flag := range 16 {
+				if cmd != cmdDisc {
+					r := request(1<<flag, cmd, 1, 512, 512)
+					if cmd == cmdWrite {
+						r = append(r, make([]byte, 512)...)
+					}
+					c.Write(r)
+				}
+			}
+		}
+		c.Write(request(0xffff, cmdDisc, 1, 1<<64-1, 1<<32-1))
 	},
 }
 
@@ -147,6 +191,41 @@ func TestHostileClients(t *testing.T) {
 		t.Errorf("the process has taken %d MiB, more than %d", most/mib, limit/mib)
 	}
 	must(t, "nbdinfo", s.uri("tcp"))
+}
+
+// TestStalledReaders: clients that each ask for 2 GiB at once, and then read
+// nothing, take no more memory than they may, and nobody else's turn. A drain
+// ends in time with them.
+func TestStalledReaders(t *testing.T) {
+	const (
+		clients = 16
+		limit   = clients*64*mib + 256*mib
+	)
+	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"memory:32M"}, flags: []string{"--drain-timeout", "1s"}})
+	before := rss(t, s)
+	for range clients {
+		c := s.connect("tcp")
+		for i := range uint64(64) {
+			c.put(request(0, cmdRead, i, 0, 32*mib))
+		}
+	}
+	other := s.connect("tcp")
+	most := before
+	for range 500 {
+		other.read(mib, 4096)
+		most = max(most, rss(t, s))
+	}
+	if st := s.status(); st.Connections != clients+1 || st.InFlight == 0 {
+		t.Errorf("the status is %+v", st)
+	}
+	if t.Logf("%d MiB before, %d MiB at most", before/mib, most/mib); most > limit {
+		t.Errorf("the process has taken %d MiB, more than %d", most/mib, limit/mib)
+	}
+	other.disconnect()
+	s.signal(syscall.SIGTERM)
+	if r := s.ended(3, "signal=SIGTERM"); r.ClientsCut != clients {
+		t.Errorf("the report is %+v", r)
+	}
 }
 
 // TestOneSilentClient: those who come in the middle of a handshake that never
