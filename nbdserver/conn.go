@@ -58,7 +58,7 @@ type Conn struct {
 	writing  sync.Mutex // held while a reply is sent
 
 	mu       sync.Mutex
-	serving  bool // the negotiation is over
+	serving  bool // the client has its export
 	refusing bool // no new request but a disconnect is served
 	leaving  bool // no new request is read
 	closed   bool // cut by force
@@ -170,7 +170,6 @@ func (c *Conn) run() error {
 		c.mu.Unlock()
 		return errCut
 	}
-	c.serving = true
 	c.nc.SetDeadline(time.Time{})
 	c.mu.Unlock()
 	c.enter(StateConnected)

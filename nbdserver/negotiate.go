@@ -149,10 +149,19 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
 	}
 	c.size = c.sizeOf(e)
+	c.accept()
 	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, e.flags(c.structured), c.noZeroes)); err != nil {
 		return nil, err
 	}
 	return e, nil
+}
+
+// accept makes the connection a client's, just before the client learns of it: a
+// drain that begins between the two must not close it as one that negotiates.
+func (c *Conn) accept() {
+	c.mu.Lock()
+	c.serving = true
+	c.mu.Unlock()
 }
 
 func (c *Conn) list(payload []byte) error {
@@ -200,6 +209,9 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 		if err := c.reply(opt, wire.RepInfo, item); err != nil {
 			return nil, err
 		}
+	}
+	if opt == wire.OptGo {
+		c.accept()
 	}
 	if err := c.reply(opt, wire.RepAck, nil); err != nil {
 		return nil, err

@@ -93,9 +93,10 @@ func TestHelp(t *testing.T) {
 	}
 	for _, want := range []string{
 		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write]",
-		"--listen", "[tcp://127.0.0.1:10809]", "--http", "--control",
+		"--listen", "(default tcp://127.0.0.1:10809; with --run a private unix socket)", "--http", "--control",
 		"--exit-when-file-created", "--exit-when-file-deleted", "--exit-when-pipe-closed",
-		"--exit-when-process-exits", "--exit-when-script", "--exit-when-poll", "(default 60)",
+		"--exit-when-process-exits", "--exit-when-script", "--exit-when-idle",
+		"--exit-when-last-client-leaves", "[=0s]", "--exit-when-deadline", "--stdio", "--run", "--exit-with-parent", "--exit-when-poll", "(default 60)",
 		"--drain-grace DURATION|infinite", "--drain-timeout DURATION|infinite", "(default infinite)",
 		"--drain-policy", `(default "refuse")`, "--report", "--once", "--pidfile", "--print-uri", "--log-format", "--log-level",
 	} {

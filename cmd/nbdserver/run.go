@@ -22,7 +22,9 @@ import (
 // openedListeners are all sockets of the process.
 type openedListeners struct {
 	nbd           []net.Listener
-	http, control net.Listener // nil if off
+	http, control net.Listener    // nil if off
+	stdioLeft     <-chan struct{} // gets a value when the client of --stdio has left
+	private       string          // directory of a socket of our own, or empty
 }
 
 func (o *openedListeners) close() {
@@ -30,6 +32,9 @@ func (o *openedListeners) close() {
 		if l != nil {
 			l.Close()
 		}
+	}
+	if o.private != "" {
+		os.RemoveAll(o.private)
 	}
 }
 
@@ -41,7 +46,28 @@ func (f serveFlags) openListeners() (_ *openedListeners, err error) {
 			o.close()
 		}
 	}()
-	for _, s := range f.listen {
+	listen := f.listen
+	switch {
+	case f.run.sockets != nil:
+		if o.nbd, err = listenInherited(f.run.sockets); err != nil {
+			return nil, err
+		}
+	case f.run.stdio:
+		l, err := listenStdio()
+		if err != nil {
+			return nil, err
+		}
+		o.nbd, o.stdioLeft = []net.Listener{l}, l.left
+	case len(listen) == 0 && f.run.command != "":
+		var addr string
+		if o.private, addr, err = privateAddress(); err != nil {
+			return nil, err
+		}
+		listen = []string{addr}
+	case len(listen) == 0:
+		listen = []string{defaultListen}
+	}
+	for _, s := range listen {
 		a, err := parseAddress(s)
 		if err != nil {
 			return nil, fmt.Errorf("--listen: %w", err)
@@ -125,7 +151,7 @@ func signalCondition(s os.Signal) string {
 
 // serve serves until the server has ended, whatever ends it, and leaves the
 // report behind.
-func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions *exitwhen.Set, signals <-chan os.Signal, reload *reloader, log *zap.Logger) error {
+func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, command *captive, conditions *exitwhen.Set, signals <-chan os.Signal, reload *reloader, log *zap.Logger) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if o.http != nil {
@@ -148,6 +174,10 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, conditions 
 		select {
 		case e := <-fired:
 			srv.BeginDrain(e.Condition)
+		case <-o.stdioLeft:
+			srv.BeginDrain("stdio=closed")
+		case <-command.ended:
+			srv.BeginDrain("run=exited")
 		case s := <-signals:
 			// The first one begins a drain, or joins one that something else
 			// began: after a preStop hook the kubelet sends SIGTERM too.

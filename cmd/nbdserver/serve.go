@@ -46,7 +46,16 @@ var exitConditions = []struct {
 	{"exit-when-pipe-closed", "FD|PATH", "drain and exit when the writers of the inherited pipe, or of the FIFO, have closed it", exitwhen.PipeClosed},
 	{"exit-when-process-exits", "PID", "drain and exit when the process has exited", exitwhen.ProcessExits},
 	{"exit-when-script", "CMD", `drain and exit when CMD exits with code 88; run by /bin/sh, or without a shell if it is {"command":["/x","-y"],"timeoutSeconds":30}`, exitwhen.Script},
+	{"exit-when-idle", "DURATION", "drain and exit when no client has been connected for that long", exitwhen.Idle},
+	{lastClientLeaves, "GRACE", "drain and exit when clients have come and none has been connected for the grace", exitwhen.LastClientLeaves},
+	{"exit-when-deadline", "DURATION|TIME", "drain and exit that long after the start, or at a time like 2026-01-31T18:30:00Z", exitwhen.Deadline},
 }
+
+// lastClientLeaves is the one flag of them whose argument may be left out.
+const lastClientLeaves = "exit-when-last-client-leaves"
+
+// defaultListen is where clients connect if nothing else is said.
+const defaultListen = "tcp://127.0.0.1:10809"
 
 func serveCommand() *cobra.Command {
 	f := serveFlags{
@@ -81,12 +90,13 @@ true at start: exit 0 before listening.`,
 
 func (f *serveFlags) register(fs *pflag.FlagSet) {
 	fs.SortFlags = false
-	fs.StringArrayVar(&f.listen, "listen", []string{"tcp://127.0.0.1:10809"}, "where clients connect, tcp://HOST:PORT or unix:///PATH; repeatable; port 0 picks one")
+	fs.StringArrayVar(&f.listen, "listen", nil, "where clients connect, tcp://HOST:PORT or unix:///PATH; repeatable; port 0 picks one (default "+defaultListen+"; with --run a private unix socket)")
 	fs.StringVar(&f.http, "http", "", "HOST:PORT for metrics, probes and status, all read-only (default off)")
 	fs.StringVar(&f.control, "control", "", "unix:///PATH of a socket for what changes something: POST /drain, /reload (default off)")
 	for _, c := range exitConditions {
 		f.exitWhen[c.flag] = fs.StringArray(c.flag, nil, c.usage+"; repeatable")
 	}
+	fs.Lookup(lastClientLeaves).NoOptDefVal = "0s"
 	fs.IntVar(&f.poll, "exit-when-poll", int(exitwhen.DefaultPoll/time.Second), "seconds between two looks at what can't notify: scripts, files on network file systems")
 	fs.Var(&f.grace, "drain-grace", "how long a drain serves connected clients as ever")
 	fs.Var(&f.timeout, "drain-timeout", "when a drain cuts off the clients that are left")
@@ -110,9 +120,20 @@ func serve(f serveFlags, args []string) error {
 		return err
 	}
 	defer log.Sync() //nolint:errcheck // standard error can't always be synced
+	if f.run.stdio {
+		if err := silenceStdio(); err != nil {
+			return err
+		}
+	}
 	reload := newReloader(log)
 	volumes, err := parseVolumes(args)
 	if err != nil {
+		return err
+	}
+	if f.run.sockets, err = inheritedSockets(); err != nil {
+		return err
+	}
+	if err := f.run.check(f.listen, f.printURI); err != nil {
 		return err
 	}
 	policy, err := f.drainPolicy()
@@ -127,7 +148,8 @@ func serve(f serveFlags, args []string) error {
 			return fmt.Errorf("--report: %w", err)
 		}
 	}
-	conditions, err := f.conditions(log)
+	clients := &exitwhen.Clients{}
+	conditions, err := f.conditions(clients, log)
 	if err != nil {
 		return err
 	}
@@ -151,7 +173,7 @@ func serve(f serveFlags, args []string) error {
 		return err
 	}
 	defer listeners.close()
-	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, Log: log}
+	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, ConnState: follow(clients), Log: log}
 	srv.Version = versionString()
 	reload.add("sizes", srv.Reload)
 	if err := errors.Join(f.tls.apply(srv), f.limits.apply(srv)); err != nil {
@@ -162,7 +184,14 @@ func serve(f serveFlags, args []string) error {
 		closeVolumes(exports)
 		return err
 	}
-	return f.serve(srv, listeners, conditions, signals, reload, log)
+	command := &captive{}
+	if f.run.command != "" {
+		if command, err = startCaptive(f.run.command, listeners.nbd[0].Addr(), exports[0].Name); err != nil {
+			closeVolumes(exports)
+			return err
+		}
+	}
+	return command.finish(f.serve(srv, listeners, command, conditions, signals, reload, log), log)
 }
 
 func (f serveFlags) drainPolicy() (*nbdserver.DrainPolicy, error) {
@@ -179,11 +208,11 @@ func (f serveFlags) drainPolicy() (*nbdserver.DrainPolicy, error) {
 }
 
 // conditions builds the exit conditions; on an error none stays open.
-func (f serveFlags) conditions(log *zap.Logger) (*exitwhen.Set, error) {
+func (f serveFlags) conditions(clients *exitwhen.Clients, log *zap.Logger) (*exitwhen.Set, error) {
 	if f.poll <= 0 {
 		return nil, fmt.Errorf("--exit-when-poll: %d is no number of seconds: write 1 or more", f.poll)
 	}
-	o := exitwhen.Options{Poll: time.Duration(f.poll) * time.Second, Log: log}
+	o := exitwhen.Options{Poll: time.Duration(f.poll) * time.Second, Clients: clients, Log: log}
 	var all []exitwhen.Condition
 	for _, c := range exitConditions {
 		for _, arg := range *f.exitWhen[c.flag] {
@@ -194,6 +223,14 @@ func (f serveFlags) conditions(log *zap.Logger) (*exitwhen.Set, error) {
 			}
 			all = append(all, condition)
 		}
+	}
+	if f.run.exitWithParent {
+		condition, err := exitwhen.ParentExits(o)
+		if err != nil {
+			exitwhen.NewSet(log, all...).Close()
+			return nil, fmt.Errorf("--exit-with-parent: %w", err)
+		}
+		all = append(all, condition)
 	}
 	return exitwhen.NewSet(log, all...), nil
 }

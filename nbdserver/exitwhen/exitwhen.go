@@ -1,8 +1,9 @@
 // Package exitwhen tells the server when to end: a file appears or goes away,
-// the far end of a pipe closes, a process exits, or a script says so. It has
-// the semantics of nbdkit-exitwhen-filter(1) and differs where the man page
-// names a limit: what the kernel can report is noticed at once, with clients
-// connected or not, and only what it can't is polled.
+// the far end of a pipe closes, a process exits, a script says so; beyond
+// nbdkit's, the clients have left or a time has come. It has the semantics of
+// nbdkit-exitwhen-filter(1) and differs where the man page names a limit: what
+// the kernel can report is noticed at once, with clients connected or not, and
+// only what it can't is polled.
 //
 // The constructors build conditions from the arguments of the flags, a Set
 // waits for the first of them:
@@ -63,6 +64,10 @@ type Options struct {
 	// they are on a network file system. Zero and less mean DefaultPoll; a flag
 	// should refuse them before they come here.
 	Poll time.Duration
+
+	// Clients are those whose absence Idle and LastClientLeaves wait for. The
+	// other conditions don't use it.
+	Clients *Clients
 
 	// Log receives what hinders a condition from being noticed, and the output
 	// of scripts that fail. Nil discards it.

@@ -26,21 +26,30 @@ func ProcessExits(pid string, _ Options) (Condition, error) {
 	if int(n) == os.Getpid() {
 		return nil, fmt.Errorf("process %d is this server itself: give the id of another process", n)
 	}
-	fd, err := unix.PidfdOpen(int(n), 0)
+	d, err := newProcess(fmt.Sprintf("process-exits=%d", n), int(n))
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
+}
+
+// newProcess is the condition of that name that the process has exited.
+func newProcess(name string, pid int) (*descriptor, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
 	switch {
 	case errors.Is(err, unix.ESRCH):
-		return nil, fmt.Errorf("process %d doesn't exist: give the id of a running process (in a pod: one of this container, or set shareProcessNamespace)", n)
+		return nil, fmt.Errorf("process %d doesn't exist: give the id of a running process (in a pod: one of this container, or set shareProcessNamespace)", pid)
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOENT): // ENOENT since Linux 6.16
-		return nil, fmt.Errorf("%d is a thread, not a process: give the id of its process", n)
+		return nil, fmt.Errorf("%d is a thread, not a process: give the id of its process", pid)
 	case errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("process %d can't be watched: pidfd_open: %w: Linux 5.3 or newer, and a seccomp profile that allows the call, are needed", n, err)
+		return nil, fmt.Errorf("process %d can't be watched: pidfd_open: %w: Linux 5.3 or newer, and a seccomp profile that allows the call, are needed", pid, err)
 	case err != nil:
-		return nil, fmt.Errorf("process %d: pidfd_open: %w", n, err)
+		return nil, fmt.Errorf("process %d: pidfd_open: %w", pid, err)
 	}
 	// A pidfd becomes readable when all threads of the process have exited.
-	d, err := newOwnedDescriptor(fmt.Sprintf("process-exits=%d", n), fd, unix.EPOLLIN)
+	d, err := newOwnedDescriptor(name, fd, unix.EPOLLIN)
 	if err != nil {
-		return nil, fmt.Errorf("process %d: %w", n, err)
+		return nil, fmt.Errorf("process %d: %w", pid, err)
 	}
 	return d, nil
 }

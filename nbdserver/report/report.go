@@ -33,7 +33,9 @@ const (
 type Report struct {
 	// Condition is what began the drain, as KIND=ARGUMENT in the spelling of
 	// the exit-when flags ("file-created=/run/nbdexport/stop"),
-	// "signal=SIGTERM", "signal=SIGINT" or "control=drain"; in the form of Brief.
+	// "parent-exits=PID", "signal=SIGTERM", "signal=SIGINT", "control=drain",
+	// "stdio=closed" (the client of --stdio has left) or "run=exited" (the
+	// command of --run has ended); in the form of Brief.
 	Condition string `json:"condition"`
 	// StartedAt is when the condition was noticed.
 	StartedAt time.Time `json:"startedAt"`

@@ -85,6 +85,14 @@ func TestBadInput(t *testing.T) {
 		{"script in bad JSON", []string{ok, "--exit-when-script", `{"command":`}, []string{"--exit-when-script"}},
 		{"poll", []string{ok, "--exit-when-poll", "0"}, []string{"--exit-when-poll", "0"}},
 		{"poll is none", []string{ok, "--exit-when-poll", "often"}, []string{"--exit-when-poll", "often"}},
+		{"idle", []string{ok, "--exit-when-idle", "0s"}, []string{"--exit-when-idle", `"0s"`}},
+		{"grace", []string{ok, "--exit-when-last-client-leaves=soon"}, []string{"--exit-when-last-client-leaves", `"soon"`}},
+		{"deadline", []string{ok, "--exit-when-deadline", "18:30"}, []string{"--exit-when-deadline", `"18:30"`}},
+
+		{"stdio is nothing", []string{ok, "--stdio"}, []string{"--stdio", "standard input", "neither a pipe nor a socket"}},
+		{"stdio and listen", []string{ok, "--stdio", "--listen", "tcp://127.0.0.1:0"}, []string{"--stdio", "--listen"}},
+		{"stdio and URI", []string{ok, "--stdio", "--print-uri"}, []string{"--stdio", "--print-uri"}},
+		{"stdio and run", []string{ok, "--stdio", "--run", "true"}, []string{"--stdio", "--run"}},
 
 		{"drain policy", []string{ok, "--drain-policy", "kick"}, []string{"--drain-policy", "kick"}},
 		{"drain grace", []string{ok, "--drain-grace", "10"}, []string{"--drain-grace", `"10"`}},

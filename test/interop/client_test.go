@@ -38,13 +38,19 @@ func (s *server) connect(transport string) *rawClient {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.t.Cleanup(func() { nc.Close() })
-	c := &rawClient{s.t, nc}
+	return negotiate(s.t, nc)
+}
+
+// negotiate is connect for a connection that is there.
+func negotiate(t *testing.T, nc net.Conn) *rawClient {
+	t.Helper()
+	t.Cleanup(func() { nc.Close() })
+	c := &rawClient{t, nc}
 	if err := nc.SetDeadline(time.Now().Add(2 * patience)); err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	if got := c.get(18); !bytes.Equal(got, []byte("NBDMAGICIHAVEOPT\x00\x03")) {
-		s.t.Fatalf("the greeting is %q", got)
+		t.Fatalf("the greeting is %q", got)
 	}
 	c.put(pack(uint32(3)), option(7, pack(uint32(0), uint16(0))))
 	for {
@@ -54,7 +60,7 @@ func (s *server) connect(transport string) *rawClient {
 		case typ == 1:
 			return c
 		case typ >= 1<<31:
-			s.t.Fatalf("NBD_OPT_GO is answered %#x", typ)
+			t.Fatalf("NBD_OPT_GO is answered %#x", typ)
 		}
 	}
 }

@@ -150,8 +150,8 @@ func TestQemuNegotiates(t *testing.T) {
 	s.ended(0, "signal=SIGTERM")
 }
 
-// TestDeadline: clients that stay are cut off, and see it.
-func TestDeadline(t *testing.T) {
+// TestDrainTimeout: clients that stay are cut off, and see it.
+func TestDrainTimeout(t *testing.T) {
 	t.Parallel()
 	s := start(t, config{volumes: []string{"memory:1M"}, flags: []string{"--drain-timeout", "1s"}})
 	sh := converseWithPython(t, "driver.py")

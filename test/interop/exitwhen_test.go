@@ -158,6 +158,7 @@ func TestAlreadyTrue(t *testing.T) {
 		"pipe-closed=3":                            {"--exit-when-pipe-closed", "3"},
 		"script=exit 88":                           {"--exit-when-script", "exit 88"},
 		`script={"command":["sh","-c","exit 88"]}`: {"--exit-when-script", `{"command":["sh","-c","exit 88"]}`},
+		"deadline=2001-01-01T00:00:00Z":            {"--exit-when-deadline", "2001-01-01T00:00:00Z"},
 	}
 	for condition, flags := range tests {
 		t.Run(condition, func(t *testing.T) {
