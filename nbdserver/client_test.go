@@ -210,10 +210,10 @@ func (c *rawClient) chunk() (flags uint16, typ uint16, cookie uint64, payload []
 func (c *rawClient) mustFail(cookie uint64, want wire.Errno) string {
 	c.t.Helper()
 	flags, typ, got, p := c.chunk()
-	if flags != 1 || typ != 0x8001 || got != cookie || wire.Errno(binary.BigEndian.Uint32(p)) != want {
+	if flags != 1 || typ != 0x8001 && typ != 0x8002 || got != cookie || wire.Errno(binary.BigEndian.Uint32(p)) != want {
 		c.t.Fatalf("chunk is flags %d type %#x request %d payload %q, not an error %v", flags, typ, got, p, want)
 	}
-	return string(p[6:])
+	return string(p[6:][:binary.BigEndian.Uint16(p[4:])])
 }
 
 // newMemory is a server of one volume in memory.

@@ -45,8 +45,10 @@ type Conn struct {
 	// Set by the negotiation, fixed from then on.
 	export     *Export
 	size       uint64 // of the export in bytes, as the client was told
+	fixed      bool   // newstyle
 	noZeroes   bool
-	structured bool
+	structured bool    // replies come in chunks
+	extended   bool    // requests and replies have extended headers; structured is set too
 	allocation *Export // has base:allocation selected, if not nil
 
 	ctx    context.Context // of the requests; canceled by cut

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -67,7 +68,10 @@ func (c *Conn) endLevel(err error) zapcore.Level {
 // features are what the client has negotiated beyond the plain protocol.
 func (c *Conn) features() []string {
 	all := []string{}
-	if c.structured {
+	switch {
+	case c.extended:
+		all = append(all, "extended")
+	case c.structured:
 		all = append(all, "structured")
 	}
 	if c.allocation != nil {
@@ -79,8 +83,10 @@ func (c *Conn) features() []string {
 // logFailed tells of a request that the volume failed. A client's own mistakes
 // are only counted: they are told to the client.
 func (c *Conn) logFailed(r wire.Request, err error) {
-	if errors.Is(err, context.Canceled) {
-		return // the connection was closed by force
+	// The connection was closed by force, or its client asked whether zeroing is
+	// fast and was told.
+	if errors.Is(err, context.Canceled) || errors.Is(err, backend.ErrNotFast) {
+		return
 	}
 	c.srv.sampled.Error("request failed", zap.Stringer("peer", c.peer),
 		zap.String("export", c.export.Name), zap.Stringer("command", r.Command),

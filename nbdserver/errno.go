@@ -36,7 +36,10 @@ var errnoTable = []struct {
 	{syscall.EFBIG, wire.ENOSPC},
 	{syscall.ENOMEM, wire.ENOMEM},
 	{syscall.EINVAL, wire.EINVAL},
-	{syscall.EOPNOTSUPP, wire.ENOTSUP},
+	// ENOTSUP is the answer to a fast zero that wouldn't be fast, and to nothing
+	// else.
+	{backend.ErrNotFast, wire.ENOTSUP},
+	{syscall.EOPNOTSUPP, wire.EINVAL},
 	{syscall.ESHUTDOWN, wire.ESHUTDOWN},
 	// The connection was closed by force while its request was under way.
 	{context.Canceled, wire.ESHUTDOWN},

@@ -41,11 +41,14 @@ func (e *Export) init() {
 func (e *Export) flags(structured bool) wire.TransmissionFlags {
 	// A flush covers the completed writes of all connections: they share the
 	// Backend and its flusher. That is what CAN_MULTI_CONN promises.
-	f := wire.HasFlags | wire.SendFlush | wire.CanMultiConn
+	f := wire.HasFlags | wire.SendFlush | wire.CanMultiConn | wire.SendCache
 	if e.info.ReadOnly {
 		f |= wire.ReadOnly
 	} else {
 		f |= wire.SendFUA | wire.SendTrim | wire.SendWriteZeroes
+		if e.info.FastZero {
+			f |= wire.SendFastZero
+		}
 	}
 	if e.info.Rotational {
 		f |= wire.Rotational
@@ -55,6 +58,9 @@ func (e *Export) flags(structured bool) wire.TransmissionFlags {
 	}
 	return f
 }
+
+// blockSize is what offsets and lengths must be a multiple of, in bytes.
+func (e *Export) blockSize() uint32 { return max(e.info.MinimumBlockSize, 1) }
 
 // lookup finds an export by name; the empty name is the default export, which
 // is the first one. It returns nil if there is none.

@@ -9,10 +9,8 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
-// FuzzSession plays a client that sends any bytes at all from the greeting on.
-// The server must neither panic nor hang, and end cleanly once the client is
-// gone.
-func FuzzSession(f *testing.F) {
+// seedSessions adds sessions of all three forms of reply.
+func seedSessions(f *testing.F) {
 	option := func(o wire.Option, payload ...any) []byte {
 		p := pack(payload...)
 		return pack("IHAVEOPT", uint32(o), uint32(len(p)), p)
@@ -20,16 +18,37 @@ func FuzzSession(f *testing.F) {
 	request := func(flags wire.CommandFlags, c wire.Command, offset uint64, length uint32, data string) []byte {
 		return pack(uint32(0x25609513), uint16(flags), uint16(c), uint64(1), offset, length, data)
 	}
-	open := pack(uint32(3), option(wire.OptStructuredReply),
-		option(wire.OptSetMetaContext, str(""), uint32(1), str("base:allocation")),
-		option(wire.OptGo, str(""), uint16(0)))
+	extended := func(flags wire.CommandFlags, c wire.Command, offset, length uint64, data ...any) []byte {
+		return pack(uint32(0x21e41c71), uint16(flags), uint16(c), uint64(1), offset, length, pack(data...))
+	}
+	context := option(wire.OptSetMetaContext, str(""), uint32(1), str("base:allocation"))
+	enter := option(wire.OptGo, str(""), uint16(1), uint16(3))
+	open := pack(uint32(3), option(wire.OptStructuredReply), context, enter)
+	extend := pack(uint32(3), option(wire.OptExtendedHeaders), context, enter)
+	all := pack(request(0, wire.CmdRead, 0, 16, ""), request(wire.FlagFUA, wire.CmdWrite, 8, 4, "data"),
+		request(0, wire.CmdTrim, 0, 4096, ""), request(0, wire.CmdWriteZeroes, 0, 4096, ""), request(0, wire.CmdCache, 0, 4096, ""),
+		request(wire.FlagReqOne, wire.CmdBlockStatus, 0, 4096, ""), request(0, wire.CmdBlockStatus, 0, 1<<20, ""), request(0, wire.CmdFlush, 0, 0, ""),
+		request(0, wire.CmdRead, 0, 1<<20, ""), request(wire.FlagDF, wire.CmdRead, 1, 1<<19, ""), request(0, wire.CmdRead, 1<<20-4, 8, ""),
+		request(0, wire.CmdDisc, 0, 0, ""))
 	f.Add(pack(uint32(3), option(wire.OptList), option(wire.OptAbort)))
-	f.Add(pack(uint32(1), option(wire.OptExportName, "disk")))
-	f.Add(pack(open, request(0, wire.CmdRead, 0, 16, ""), request(wire.FlagFUA, wire.CmdWrite, 8, 4, "data"),
-		request(0, wire.CmdTrim, 0, 4096, ""), request(0, wire.CmdWriteZeroes, 0, 4096, ""),
-		request(wire.FlagReqOne, wire.CmdBlockStatus, 0, 4096, ""), request(0, wire.CmdFlush, 0, 0, ""),
-		request(0, wire.CmdDisc, 0, 0, "")))
+	f.Add(pack(uint32(3), option(wire.OptInfo, str("disk"), uint16(3), uint16(1), uint16(2), uint16(3)), option(wire.OptListMetaContext, str(""), uint32(0)), option(4711)))
+	f.Add(pack(uint32(0), option(wire.OptExportName, "disk"), all))
+	f.Add(pack(uint32(3), enter, all))
+	f.Add(pack(open, all))
 	f.Add(pack(open, request(0, wire.CmdRead, 1<<63, 1<<31, "")))
+	f.Add(pack(extend, extended(0, wire.CmdRead, 0, 1<<20), extended(wire.FlagPayloadLen, wire.CmdWrite, 8, 4, "data"),
+		extended(0, wire.CmdBlockStatus, 0, 1<<20), extended(wire.FlagReqOne, wire.CmdBlockStatus, 0, 1<<20),
+		extended(wire.FlagPayloadLen, wire.CmdBlockStatus, 0, 12, uint64(1<<19), uint32(1)),
+		extended(wire.FlagPayloadLen, wire.CmdTrim, 0, 4, "what"), extended(0, wire.CmdWriteZeroes, 0, 1<<62),
+		extended(0, wire.CmdCache, 0, 1<<20), extended(0, wire.CmdFlush, 0, 0), extended(0, wire.CmdDisc, 0, 0)))
+	f.Add(pack(extend, request(0, wire.CmdRead, 0, 16, "")))
+}
+
+// FuzzSession plays a client that sends any bytes at all from the greeting on.
+// The server must neither panic nor hang, and end cleanly once the client is
+// gone.
+func FuzzSession(f *testing.F) {
+	seedSessions(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newMemory(t, 1<<20)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
@@ -40,6 +41,7 @@ func (c *Conn) negotiate() error {
 	if err != nil {
 		return err
 	}
+	c.fixed = flags&wire.ClientFixedNewstyle != 0
 	c.noZeroes = flags&wire.ClientNoZeroes != 0
 	limit := maxOptions + maxPerExport*len(c.srv.Exports)
 	for range limit {
@@ -69,6 +71,10 @@ func (c *Conn) option() (*Export, error) {
 	if err != nil {
 		return nil, err
 	}
+	if !c.fixed && h.Option != wire.OptExportName {
+		// Who didn't agree to the fixed newstyle can't read an answer.
+		return nil, fmt.Errorf("%w: %s without the fixed newstyle", errBadRequest, h.Option)
+	}
 	if h.Length > maxOption {
 		return nil, c.tooBig(h)
 	}
@@ -96,7 +102,16 @@ func (c *Conn) option() (*Export, error) {
 		if len(payload) != 0 {
 			return nil, c.fail(h.Option, wire.RepErrInvalid, "the option has no payload")
 		}
+		if c.extended {
+			return nil, c.fail(h.Option, wire.RepErrExtHeaderReqd, "extended headers are negotiated, which go before structured replies")
+		}
 		c.structured = true
+		return nil, c.reply(h.Option, wire.RepAck, nil)
+	case wire.OptExtendedHeaders:
+		if len(payload) != 0 {
+			return nil, c.fail(h.Option, wire.RepErrInvalid, "the option has no payload")
+		}
+		c.structured, c.extended = true, true
 		return nil, c.reply(h.Option, wire.RepAck, nil)
 	case wire.OptListMetaContext, wire.OptSetMetaContext:
 		return nil, c.metaContext(h.Option, payload)
@@ -135,11 +150,16 @@ func (c *Conn) fail(opt wire.Option, typ wire.OptionReply, message string) error
 }
 
 // exportName answers the oldest way to choose an export, in which the only way
-// to say no is to hang up.
+// to say no is to hang up. A client that has come this way knows nothing of
+// block sizes; it may try, and requests that aren't aligned fail ("Size
+// constraints").
 func (c *Conn) exportName(payload []byte) (*Export, error) {
 	name, err := wire.ParseExportName(payload)
 	if err != nil {
 		return nil, err
+	}
+	if c.extended {
+		return nil, fmt.Errorf("%w: %s after extended headers were negotiated", errBadRequest, wire.OptExportName)
 	}
 	if c.srv.Phase() != Serving {
 		return nil, fmt.Errorf("export %q refused: %w", name, ErrServerClosed)
@@ -150,7 +170,7 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 	}
 	c.size = c.sizeOf(e)
 	c.accept()
-	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, e.flags(c.structured), c.noZeroes)); err != nil {
+	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, c.flags(e), c.noZeroes)); err != nil {
 		return nil, err
 	}
 	return e, nil
@@ -162,6 +182,15 @@ func (c *Conn) accept() {
 	c.mu.Lock()
 	c.serving = true
 	c.mu.Unlock()
+}
+
+// flags are the transmission flags of an export for this client.
+func (c *Conn) flags(e *Export) wire.TransmissionFlags {
+	f := e.flags(c.structured)
+	if c.extended && c.allocation == e {
+		f |= wire.BlockStatusPayload
+	}
+	return f
 }
 
 func (c *Conn) list(payload []byte) error {
@@ -186,8 +215,15 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 	if e == nil {
 		return nil, c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}
+	blockSize := wire.AppendInfoBlockSize(nil, e.blockSize(), max(e.info.PreferredBlockSize, e.blockSize()), wire.MaxBlock)
+	if e.blockSize() > 1 && !slices.Contains(r.Infos, wire.InfoBlockSize) {
+		if err := c.reply(opt, wire.RepInfo, blockSize); err != nil {
+			return nil, err
+		}
+		return nil, c.fail(opt, wire.RepErrBlockSizeReqd, fmt.Sprintf("the export has blocks of %d bytes: ask for NBD_INFO_BLOCK_SIZE", e.blockSize()))
+	}
 	c.size = c.sizeOf(e)
-	items := [][]byte{wire.AppendInfoExport(nil, c.size, e.flags(c.structured))}
+	items := [][]byte{wire.AppendInfoExport(nil, c.size, c.flags(e))}
 	seen := map[wire.Info]bool{}
 	for _, i := range r.Infos {
 		if seen[i] {
@@ -202,7 +238,7 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 				items = append(items, wire.AppendInfoString(nil, i, e.Description))
 			}
 		case wire.InfoBlockSize:
-			items = append(items, wire.AppendInfoBlockSize(nil, 1, e.info.PreferredBlockSize, wire.MaxBlock))
+			items = append(items, blockSize)
 		}
 	}
 	for _, item := range items {
@@ -252,7 +288,11 @@ func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
 		c.allocation = e
 	}
 	if match {
-		if err := c.reply(opt, wire.RepMetaContext, wire.AppendMetaContext(nil, allocationID, wire.BaseAllocation)); err != nil {
+		id := uint32(allocationID)
+		if !set {
+			id = 0 // it means nothing in a list
+		}
+		if err := c.reply(opt, wire.RepMetaContext, wire.AppendMetaContext(nil, id, wire.BaseAllocation)); err != nil {
 			return err
 		}
 	}

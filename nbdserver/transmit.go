@@ -25,13 +25,13 @@ func (c *Conn) transmit() error {
 		if req.Command == wire.CmdDisc {
 			return errLeft
 		}
-		if e, why := c.check(req); e != 0 {
-			// The payload of a write comes whether it is wanted or not.
-			if err := discard(c.br, req.PayloadLength()); err != nil {
-				return gone(err)
-			}
-			c.count(req, e)
-			c.answerError(req, e, why)
+		no, err := c.admit(&req)
+		if err != nil {
+			return err
+		}
+		if no != nil {
+			c.count(req, no.errno)
+			c.refuse(req, no)
 			continue
 		}
 		if err := c.begin(req); err != nil {
@@ -60,7 +60,7 @@ func (c *Conn) next() (wire.Request, error) {
 	if leaving {
 		return wire.Request{}, errDrained
 	}
-	b, err := c.br.Peek(wire.RequestSize)
+	b, err := c.peek()
 	c.mu.Lock()
 	c.idle = false
 	leaving = c.leaving
@@ -76,12 +76,29 @@ func (c *Conn) next() (wire.Request, error) {
 		}
 		return wire.Request{}, gone(err)
 	}
-	req, err := wire.ParseRequest([wire.RequestSize]byte(b))
+	var req wire.Request
+	if len(b) == wire.ExtendedRequestSize {
+		req, err = wire.ParseExtendedRequest([wire.ExtendedRequestSize]byte(b))
+	} else if c.extended {
+		err = errors.New("a request without extended headers, which were negotiated")
+	} else {
+		req, err = wire.ParseRequest([wire.RequestSize]byte(b))
+	}
 	if err != nil {
 		return req, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
-	_, err = c.br.Discard(wire.RequestSize)
+	_, err = c.br.Discard(len(b))
 	return req, err
+}
+
+// peek waits for the bytes of a request. It asks for the longer form only of a
+// client that has begun one: another would be waited for without end.
+func (c *Conn) peek() ([]byte, error) {
+	b, err := c.br.Peek(wire.RequestSize)
+	if err == nil && c.extended && wire.IsExtendedRequest(b) {
+		b, err = c.br.Peek(wire.ExtendedRequestSize)
+	}
+	return b, err
 }
 
 // gone names the ways in which a read from a client ends.
@@ -95,70 +112,6 @@ func gone(err error) error {
 		return errDrained
 	}
 	return fmt.Errorf("%w: %w", errGone, err)
-}
-
-func discard(r io.Reader, n uint64) error {
-	_, err := io.CopyN(io.Discard, r, int64(n))
-	return err
-}
-
-// allowed are the flags that each command may carry. FUA is good for every
-// command, whether or not it writes ("Command flags").
-var allowed = map[wire.Command]wire.CommandFlags{
-	wire.CmdRead:        wire.FlagFUA | wire.FlagDF,
-	wire.CmdWrite:       wire.FlagFUA,
-	wire.CmdFlush:       wire.FlagFUA,
-	wire.CmdTrim:        wire.FlagFUA,
-	wire.CmdWriteZeroes: wire.FlagFUA | wire.FlagNoHole,
-	wire.CmdBlockStatus: wire.FlagFUA | wire.FlagReqOne,
-}
-
-// check tells what is wrong with a request before anything is allocated or
-// done for it: an error of the protocol and its reason in words.
-func (c *Conn) check(r wire.Request) (wire.Errno, string) {
-	c.mu.Lock()
-	refusing := c.refusing
-	c.mu.Unlock()
-	if refusing {
-		return wire.ESHUTDOWN, "the server takes no more requests on this connection"
-	}
-	flags, known := allowed[r.Command]
-	if !known {
-		return wire.EINVAL, fmt.Sprintf("%s is not supported", r.Command)
-	}
-	if bad := r.Flags &^ flags; bad != 0 {
-		return wire.EINVAL, fmt.Sprintf("flags %#x are not allowed with %s", uint16(bad), r.Command)
-	}
-	if r.Flags&wire.FlagDF != 0 && !c.structured {
-		return wire.EINVAL, "the flag DF needs structured replies"
-	}
-	if r.Command == wire.CmdFlush {
-		if r.Offset != 0 || r.Length != 0 {
-			return wire.EINVAL, "a flush has no offset and no length"
-		}
-		return 0, ""
-	}
-	if c.export.info.ReadOnly && changes(r.Command) {
-		return wire.EPERM, "the export is read-only"
-	}
-	if r.Command == wire.CmdBlockStatus && (c.allocation == nil || !c.structured) {
-		return wire.EINVAL, "no metadata context was negotiated for this export"
-	}
-	if r.Length == 0 {
-		return wire.EINVAL, "the length is 0"
-	}
-	if (r.Command == wire.CmdRead || r.Command == wire.CmdWrite) && r.Length > wire.MaxBlock {
-		return wire.EINVAL, fmt.Sprintf("the length %d is over the maximum block size %d", r.Length, wire.MaxBlock)
-	}
-	// Written so that it cannot wrap.
-	if size := c.size; r.Length > size || r.Offset > size-r.Length {
-		e := wire.EINVAL
-		if r.Command == wire.CmdWrite || r.Command == wire.CmdWriteZeroes {
-			e = wire.ENOSPC
-		}
-		return e, fmt.Sprintf("%d bytes from %d on reach beyond the end of the export at %d", r.Length, r.Offset, size)
-	}
-	return 0, ""
 }
 
 func changes(c wire.Command) bool {
@@ -207,13 +160,14 @@ func (c *Conn) handle(r wire.Request, data []byte, read time.Time) {
 	c.count(r, errnoOf(err))
 	if err != nil {
 		c.logFailed(r, err)
-		c.answerError(r, errnoOf(err), err.Error())
+		c.refuse(r, &refusal{errno: errnoOf(err), why: err.Error()})
 		return
 	}
 	c.answer(r, data, extents)
 }
 
-// do does what a request asks for, when its turn has come.
+// do does what a request asks for, when its turn has come. The extents are the
+// answer to a block status request, and of a read the parts of its answer.
 func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error) {
 	select {
 	case c.srv.work <- struct{}{}:
@@ -226,7 +180,7 @@ func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error
 	b := c.export.Backend
 	switch r.Command {
 	case wire.CmdRead:
-		err = b.ReadAt(c.ctx, data, r.Offset)
+		extents, err = c.readData(r, data)
 	case wire.CmdWrite:
 		err = b.WriteAt(c.ctx, data, r.Offset)
 	case wire.CmdTrim:
@@ -236,7 +190,12 @@ func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error
 		if r.Flags&wire.FlagNoHole == 0 {
 			how |= backend.MayTrim
 		}
+		if r.Flags&wire.FlagFastZero != 0 {
+			how |= backend.Fast
+		}
 		err = b.WriteZeroes(c.ctx, r.Offset, r.Length, how)
+	case wire.CmdCache:
+		err = b.Cache(c.ctx, r.Offset, r.Length)
 	case wire.CmdBlockStatus:
 		extents, err = c.blockStatus(r)
 	}

@@ -47,7 +47,7 @@ func dial(t *testing.T, l *pipeListener) net.Conn {
 	if _, err := io.ReadFull(here, make([]byte, 18)); err != nil {
 		t.Fatalf("the greeting: %v", err)
 	}
-	if _, err := here.Write(make([]byte, 4)); err != nil {
+	if _, err := here.Write([]byte{0, 0, 0, 3}); err != nil {
 		t.Fatalf("the client's flags: %v", err)
 	}
 	return here

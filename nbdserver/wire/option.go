@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -209,12 +210,10 @@ func cutString(b []byte, what string) (string, []byte, error) {
 	return s, b[n:], err
 }
 
-// CutString cuts a message to the MaxString bytes that may be sent of it.
+// CutString makes a message a string as the protocol wants it: of at most
+// MaxString bytes, and UTF-8 ("Conventions").
 func CutString(s string) string {
-	if len(s) <= MaxString {
-		return s
-	}
-	return strings.ToValidUTF8(s[:MaxString], "")
+	return strings.ToValidUTF8(s[:min(len(s), MaxString)], "")
 }
 
 func checkString(b []byte, what string) (string, error) {
@@ -223,6 +222,9 @@ func checkString(b []byte, what string) (string, error) {
 	}
 	if !utf8.Valid(b) {
 		return "", malformed("%s is not UTF-8", what)
+	}
+	if bytes.IndexByte(b, 0) >= 0 {
+		return "", malformed("%s has a NUL in it", what)
 	}
 	return string(b), nil
 }

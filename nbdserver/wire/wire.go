@@ -3,8 +3,9 @@
 // I/O of its own; lengths are bounded by those who call it before it allocates.
 //
 // The protocol is described in doc/proto.md of the NetworkBlockDevice/nbd
-// project; names here are its names without the NBD_ prefix, and a section
-// named in a comment is a section of that document. All numbers are big endian.
+// project, extended headers in that of its branch extension-ext-header; names
+// here are its names without the NBD_ prefix, and a section named in a comment
+// is a section of that document. All numbers are big endian.
 package wire
 
 import "fmt"
@@ -19,10 +20,15 @@ const (
 	MagicOptionReply uint64 = 0x0003e889045565a9
 	// MagicRequest opens each request of the transmission phase.
 	MagicRequest uint32 = 0x25609513
+	// MagicExtendedRequest opens each request once extended headers are
+	// negotiated.
+	MagicExtendedRequest uint32 = 0x21e41c71
 	// MagicSimpleReply opens a simple reply.
 	MagicSimpleReply uint32 = 0x67446698
 	// MagicStructuredReply opens each chunk of a structured reply.
 	MagicStructuredReply uint32 = 0x668e33ef
+	// MagicExtendedReply opens each chunk of an extended reply.
+	MagicExtendedReply uint32 = 0x6e8a278c
 )
 
 // Limits that the specification sets.
@@ -67,6 +73,10 @@ const (
 	SendWriteZeroes TransmissionFlags = 1 << 6
 	SendDF          TransmissionFlags = 1 << 7
 	CanMultiConn    TransmissionFlags = 1 << 8
+
+	SendCache          TransmissionFlags = 1 << 10
+	SendFastZero       TransmissionFlags = 1 << 11
+	BlockStatusPayload TransmissionFlags = 1 << 12
 )
 
 // Option is the number of an option that a client sends ("Option types").
@@ -130,6 +140,9 @@ const (
 	RepErrUnknown  OptionReply = 1<<31 + 6
 	RepErrShutdown OptionReply = 1<<31 + 7
 	RepErrTooBig   OptionReply = 1<<31 + 9
+
+	RepErrBlockSizeReqd OptionReply = 1<<31 + 8
+	RepErrExtHeaderReqd OptionReply = 1<<31 + 10
 )
 
 // Info is the type of an information item of OptInfo and OptGo
@@ -191,6 +204,9 @@ const (
 	FlagNoHole CommandFlags = 1 << 1
 	FlagDF     CommandFlags = 1 << 2
 	FlagReqOne CommandFlags = 1 << 3
+
+	FlagFastZero   CommandFlags = 1 << 4
+	FlagPayloadLen CommandFlags = 1 << 5
 )
 
 // Errno is an error of the transmission phase ("Error values"). Its numbers

@@ -20,6 +20,7 @@ type exportInfo struct {
 	Zero      bool     `json:"can_zero"`
 	DF        bool     `json:"can_df"`
 	MultiConn bool     `json:"can_multi_conn"`
+	Cache     bool     `json:"can_cache"`
 	Minimum   int      `json:"block_size_minimum"`
 	Preferred int      `json:"block_size_preferred"`
 	Maximum   int      `json:"block_size_maximum"`
@@ -51,7 +52,7 @@ func TestInfo(t *testing.T) {
 		w := &want[i]
 		w.Contexts = []string{"base:allocation"}
 		w.FUA, w.Trim, w.Zero = !w.ReadOnly, !w.ReadOnly, !w.ReadOnly
-		w.Flush, w.DF, w.MultiConn = true, true, true
+		w.Flush, w.DF, w.MultiConn, w.Cache = true, true, true, true
 		w.Minimum, w.Preferred, w.Maximum = 1, 4096, 32*mib
 	}
 	equal := func(t *testing.T, got serverInfo, want ...exportInfo) {

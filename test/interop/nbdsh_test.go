@@ -15,5 +15,9 @@ func TestScripts(t *testing.T) {
 		nbdsh(t, "pipeline.py", memory)
 		nbdsh(t, "multiconn.py", file, target)
 		nbdsh(t, "exportname.py", file)
+		nbdsh(t, "flags.py", file, target)
+		nbdsh(t, "flags.py", memory)
+		nbdsh(t, "chunks.py", file)
+		nbdsh(t, "chunks.py", memory)
 	})
 }

@@ -43,10 +43,11 @@ for structured in (True, False):
     refused(h, errno.ENOSPC, h.pwrite, data, 2**64 - 512)
     refused(h, errno.ENOSPC, h.zero, 1024, size - 512)
     refused(h, errno.EINVAL, h.trim, 1024, size - 512)
-    refused(h, errno.EINVAL, h.pread, 33 << 20, 0)
+    refused(h, errno.EOVERFLOW if structured else errno.EINVAL, h.pread, 33 << 20, 0)
     refused(h, errno.EINVAL, h.pwrite, bytearray(33 << 20), 0)
-    refused(h, errno.EINVAL, h.cache, 512, 0)
-    refused(h, errno.EINVAL, h.zero, 512, 0, flags=nbd.CMD_FLAG_FAST_ZERO)
+    refused(h, errno.EINVAL, h.cache, 512, size)
+    if not h.can_fast_zero():
+        refused(h, errno.EINVAL, h.zero, 512, 0, flags=nbd.CMD_FLAG_FAST_ZERO)
     refused(h, errno.EINVAL, h.pwrite, data, 0, flags=nbd.CMD_FLAG_REQ_ONE)
     assert h.pread(512, size - 512) == bytearray(512), "a refused write has written"
     h.shutdown()
