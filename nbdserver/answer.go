@@ -1,8 +1,6 @@
 package nbdserver
 
 import (
-	"net"
-
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
@@ -85,14 +83,7 @@ func (c *Conn) answerError(r wire.Request, e wire.Errno, why string) {
 func (c *Conn) send(header, data []byte) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	var err error
-	if len(data) == 0 {
-		_, err = c.nc.Write(header)
-	} else {
-		bufs := net.Buffers{header, data}
-		_, err = bufs.WriteTo(c.nc)
-	}
-	if err != nil {
+	if err := c.write(header, data); err != nil {
 		// What the client has asked for is of no use to anybody, and may be a
 		// lot of work.
 		c.cancel()

@@ -13,16 +13,12 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 )
 
 const (
 	// maxRequests is how many requests of one connection are worked on at a
 	// time. The next ones wait in the socket.
 	maxRequests = 64
-	// maxMemory is how many bytes of payload the requests of one connection
-	// hold at a time; at least wire.MaxBlock, so that each fits alone.
-	maxMemory = 64 << 20
 	// readBuffer holds the headers of a burst of small requests.
 	readBuffer = 64 << 10
 	// lingerTimeout is how long a connection that the server closes waits for
@@ -37,6 +33,9 @@ type Conn struct {
 	br  *bufio.Reader
 	log *zap.Logger
 
+	peer peer
+	born time.Time // when it was accepted
+
 	// Set by the negotiation, fixed from then on.
 	export     *Export
 	size       uint64 // of the export in bytes, as the client was told
@@ -48,17 +47,25 @@ type Conn struct {
 	cancel context.CancelFunc
 
 	slots    chan struct{} // a place for each request in flight
-	memory   *semaphore.Weighted
+	memory   quota         // of the requests in flight
+	held     atomic.Int64  // bytes of the server's memory
+	rates    rates
+	progress progress
 	inFlight sync.WaitGroup
 	writing  sync.Mutex // held while a reply is sent
 
 	mu       sync.Mutex
-	serving  bool // the negotiation is over
-	refusing bool // no new request but a disconnect is served
-	leaving  bool // no new request is read
-	closed   bool // cut by force
-	parted   bool // all is answered, and the client was told that it is over
-	idle     bool // the reader waits for a request
+	serving  bool  // the negotiation is over
+	refusing bool  // no new request but a disconnect is served
+	leaving  bool  // no new request is read
+	closed   bool  // cut by force
+	why      error // of closed, if it isn't errCut
+	parted   bool  // all is answered, and the client was told that it is over
+	idle     bool  // the reader waits for a request
+
+	// Guarded by srv.mu.
+	evicted bool    // a newcomer has its place
+	chosen  *Export // has a place among its clients
 
 	requests      atomic.Uint64
 	read, written atomic.Uint64 // bytes
@@ -98,15 +105,20 @@ var (
 	errBadRequest = errors.New("client broke the protocol")
 )
 
-func newConn(s *Server, nc net.Conn) *Conn {
+// newConn is called with s.mu held.
+func newConn(s *Server, nc net.Conn, from peer) *Conn {
 	c := &Conn{
-		srv:    s,
-		nc:     nc,
-		br:     bufio.NewReaderSize(nc, readBuffer),
-		log:    s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
-		slots:  make(chan struct{}, maxRequests),
-		memory: semaphore.NewWeighted(maxMemory),
+		srv:   s,
+		nc:    nc,
+		br:    bufio.NewReaderSize(nc, readBuffer),
+		log:   s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
+		peer:  from,
+		born:  time.Now(),
+		slots: make(chan struct{}, maxRequests),
 	}
+	l := s.limits.Load()
+	c.memory.resize(l.MaxConnectionMemory)
+	c.rates.set(l.ConnectionRate)
 	c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), connKey{}, c))
 	return c
 }
@@ -130,6 +142,9 @@ func (c *Conn) serve() {
 	c.mu.Lock()
 	if c.closed {
 		err = errCut
+		if c.why != nil {
+			err = c.why
+		}
 	}
 	c.mu.Unlock()
 	fields := []zap.Field{zap.String("ended", err.Error()), zap.Duration("after", time.Since(start))}
@@ -142,11 +157,7 @@ func (c *Conn) serve() {
 
 func (c *Conn) run() error {
 	defer c.recoverPanic()
-	limit := c.srv.HandshakeTimeout
-	if limit == 0 {
-		limit = DefaultHandshakeTimeout
-	}
-	c.nc.SetDeadline(time.Now().Add(limit))
+	c.nc.SetDeadline(time.Now().Add(c.srv.limits.Load().HandshakeTimeout))
 	switch err := c.negotiate(); {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errHandshake
@@ -200,6 +211,19 @@ func (c *Conn) Disconnect(force bool) {
 	} else {
 		c.refusing = true
 	}
+}
+
+// closeFor closes the connection at once for a reason that stands in the log, and
+// tells whether it wasn't closed before.
+func (c *Conn) closeFor(why error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.why = why
+	c.closeLocked()
+	return true
 }
 
 func (c *Conn) closeLocked() {

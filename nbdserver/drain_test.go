@@ -190,7 +190,7 @@ func TestDrainLetsRequestsInFlightComplete(t *testing.T) {
 func TestDrainRefusesWhoNegotiates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 1<<20)
-		s.HandshakeTimeout = time.Hour
+		s.SetLimits(Limits{HandshakeTimeout: time.Hour})
 		s.DrainPolicy = bounds(Refuse)
 		c := connect(t, s)
 		c.greet(3)

@@ -25,6 +25,8 @@ type Export struct {
 	requests [commands][2]atomic.Uint64 // by command, and 0 succeeded, 1 failed
 	read     atomic.Uint64              // bytes
 	written  atomic.Uint64              // bytes
+	rates    rates                      // over all its connections
+	clients  int                        // connections that have chosen it; guarded by Server.mu
 }
 
 // commands is the number of commands that are counted apart; the last place is

@@ -7,8 +7,6 @@ var (
 		"Connections that are open now.", nil, nil)
 	descAccepted = prometheus.NewDesc("nbd_server_connections_accepted_total",
 		"Connections that were accepted, those that were refused among them.", nil, nil)
-	descRefused = prometheus.NewDesc("nbd_server_connections_refused_total",
-		"Connections that were closed at once because there were too many.", nil, nil)
 	descInFlight = prometheus.NewDesc("nbd_server_requests_in_flight",
 		"Requests that are being worked on.", nil, nil)
 	descRequests = prometheus.NewDesc("nbd_server_requests_total",
@@ -50,7 +48,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	send(descConnections, prometheus.GaugeValue, float64(len(s.connections())))
 	send(descAccepted, prometheus.CounterValue, float64(s.accepted.Load()))
-	send(descRefused, prometheus.CounterValue, float64(s.refused.Load()))
+	s.collectAdmission(send)
 	send(descInFlight, prometheus.GaugeValue, float64(s.inFlight.Load()))
 	send(descPanics, prometheus.CounterValue, float64(s.panics.Load()))
 	for _, e := range s.Exports {
