@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/zap"
 )
 
 // refusal is why a client wasn't let in.
@@ -104,26 +105,33 @@ func (s *Server) permits(c *Conn, e *Export) bool {
 // choose gives c a place among the clients of e, until c ends or makes another
 // choice, or returns why not. From then on c isn't displaced by newcomers.
 func (s *Server) choose(c *Conn, e *Export) error {
-	l := s.limits.Load().exports[e]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if c.evicted {
-		return errEvicted
-	}
-	s.unchoose(c)
-	why := admitted
-	switch {
-	case !l.access.permits(c.peer):
-		why = deniedExport
-	case l.MaxConnections > 0 && e.clients >= l.MaxConnections:
-		why = tooManyOfExport
-	default:
-		c.chosen = e
-		e.clients++
+	why := s.take(c, e)
+	if why == admitted {
 		return nil
 	}
-	s.refused[why].Add(1)
+	if why != evicted { // which is counted already
+		s.refused[why].Add(1)
+		c.log.Warn("export refused", zap.String("export", e.Name), zap.String("reason", why.words()))
+	}
 	return errors.New(why.words())
+}
+
+func (s *Server) take(c *Conn, e *Export) refusal {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.unchoose(c)
+	l := s.limits.Load().exports[e]
+	switch {
+	case c.evicted:
+		return evicted
+	case !l.access.permits(c.peer):
+		return deniedExport
+	case l.MaxConnections > 0 && e.clients >= l.MaxConnections:
+		return tooManyOfExport
+	}
+	c.chosen = e
+	e.clients++
+	return admitted
 }
 
 // unchoose takes c's place among the clients of its export back. s.mu is held.

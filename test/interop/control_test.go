@@ -110,7 +110,7 @@ func TestHTTP(t *testing.T) {
 		`nbd_server_phase{phase="Draining"}`:                                     0,
 		`nbd_server_connections`:                                                 1,
 		`nbd_server_connections_accepted_total`:                                  1,
-		`nbd_server_connections_refused_total`:                                   0,
+		`nbd_server_connections_refused_total{reason="too_many"}`:                0,
 		`nbd_server_requests_in_flight`:                                          0,
 		`nbd_server_panics_total`:                                                0,
 		`nbd_server_read_bytes_total{export="disk"}`:                             4096,
@@ -189,7 +189,7 @@ func checkMetrics(t *testing.T, url string, want map[string]float64) {
 // series writes a name and labels as Prometheus does.
 func series(name string, labels map[string]string) string {
 	var all []string
-	for _, l := range []string{"export", "command", "result", "phase"} {
+	for _, l := range []string{"export", "command", "result", "phase", "reason"} {
 		if v, ok := labels[l]; ok {
 			all = append(all, l+`="`+v+`"`)
 		}
