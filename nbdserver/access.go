@@ -112,8 +112,7 @@ func parsePeer(s string) (peers, bool) {
 		if err != nil {
 			return nil, false
 		}
-		addr = addr.WithZone("")
-		prefix = netip.PrefixFrom(addr, addr.BitLen())
+		prefix = netip.PrefixFrom(addr, addr.BitLen()) // without the zone
 	}
 	// A range that lies in ::ffff:0:0/96 is one of IPv4 addresses.
 	if a := prefix.Addr(); a.Is4In6() && prefix.Bits() >= 96 {

@@ -55,13 +55,14 @@ type Conn struct {
 	writing  sync.Mutex // held while a reply is sent
 
 	mu       sync.Mutex
-	serving  bool  // the negotiation is over
-	refusing bool  // no new request but a disconnect is served
-	leaving  bool  // no new request is read
-	closed   bool  // cut by force
-	why      error // of closed, if it isn't errCut
-	parted   bool  // all is answered, and the client was told that it is over
-	idle     bool  // the reader waits for a request
+	serving  bool // the negotiation is over
+	refusing bool // no new request but a disconnect is served
+	leaving  bool // no new request is read
+	closed   bool // cut by force
+	parted   bool // all is answered, and the client was told that it is over
+	idle     bool // the reader waits for a request
+
+	why error // of closed, if it isn't errCut; guarded by mu
 
 	// Guarded by srv.mu.
 	evicted bool    // a newcomer has its place

@@ -47,8 +47,8 @@ func TestQuota(t *testing.T) {
 		ask("nothing", 0)
 		want("a", "b", "nothing")
 		ask("large", 80)
-		ask("small", 20) // not before the large one
 		q.release(40)
+		ask("small", 20) // there is enough for it, but the large one comes first
 		want()
 		q.release(59)
 		want("large")
@@ -339,6 +339,52 @@ func TestNoMoreThanNeededIsClosed(t *testing.T) {
 			t.Errorf("%d stalled", n)
 		}
 		closeAll(hogs...)
+	})
+}
+
+// Who waits for its own memory only is in nobody's way.
+func TestNobodyIsClosedForItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 64*mib)
+		setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
+		c := connect(t, s)
+		c.begin(false)
+		for range 2 {
+			c.request(0, wire.CmdRead, 1, 0, wire.MaxBlock)
+		}
+		time.Sleep(time.Hour)
+		for range 2 {
+			c.must(1, 0)
+			c.get(wire.MaxBlock)
+		}
+		c.Close()
+	})
+}
+
+// Another one is closed a second later, however many wait.
+func TestOneIsClosedAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 64*mib)
+		setLimits(t, s, Limits{MaxMemory: 64 * mib})
+		var all []*rawClient
+		for range 6 {
+			c := connect(t, s)
+			c.begin(false)
+			all = append(all, c)
+		}
+		for _, hog := range all[:4] {
+			hog.request(0, wire.CmdRead, 1, 0, 16*mib)
+			synctest.Wait()
+		}
+		done := make(chan time.Duration)
+		go func() { done <- all[4].reads(32 * mib) }() // needs what two of them hold
+		time.Sleep(stallCheck / 2)
+		go func() { all[5].reads(4096); done <- 0 }()
+		about(t, "the wait", max(<-done, <-done), stallTimeout+stallCheck)
+		if n := s.stalled.Load(); n != 2 {
+			t.Errorf("%d stalled", n)
+		}
+		closeAll(all...)
 	})
 }
 

@@ -27,7 +27,7 @@ type progress struct {
 	last    atomic.Int64 // when one began or was through with a piece, on the clock of the connection
 }
 
-// begin and end are around what waits for the client. To begin counts as
+// beginIO and endIO are around what waits for the client. To begin counts as
 // progress: the client is at fault from then on only.
 func (c *Conn) beginIO() {
 	c.moved()
