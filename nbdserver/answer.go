@@ -1,8 +1,6 @@
 package nbdserver
 
 import (
-	"net"
-
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -47,14 +45,7 @@ func (c *Conn) refuse(r wire.Request, no *refusal) {
 func (c *Conn) send(header, data []byte, more ...[]byte) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
-	var err error
-	if len(data) == 0 {
-		_, err = c.nc.Write(header)
-	} else {
-		bufs := append(net.Buffers{header, data}, more...)
-		_, err = bufs.WriteTo(c.nc)
-	}
-	if err != nil {
+	if err := c.write(append([][]byte{header, data}, more...)); err != nil {
 		// What the client has asked for is of no use to anybody, and may be a
 		// lot of work.
 		c.cancel()

@@ -8,6 +8,7 @@ import (
 	"net"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
@@ -276,4 +277,14 @@ func gate(s *Server) *gated {
 	g := &gated{Backend: s.Exports[0].Backend}
 	s.Exports[0].Backend = g
 	return g
+}
+
+// ended waits for the end and checks when and how it came.
+func ended(t *testing.T, s *Server, after time.Duration, code int) {
+	t.Helper()
+	<-s.Done()
+	r := s.Report()
+	if got := r.FinishedAt.Sub(r.StartedAt); got != after || r.ExitCode != code {
+		t.Errorf("the drain took %v, not %v; exit code %d, not %d; report %+v", got, after, r.ExitCode, code, r)
+	}
 }

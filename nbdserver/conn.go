@@ -12,16 +12,12 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"golang.org/x/sync/semaphore"
 )
 
 const (
 	// maxRequests is how many requests of one connection are worked on at a
 	// time. The next ones wait in the socket.
 	maxRequests = 64
-	// maxMemory is how many bytes of payload the requests of one connection
-	// hold at a time; at least wire.MaxBlock, so that each fits alone.
-	maxMemory = 64 << 20
 	// readBuffer holds the headers of a burst of small requests.
 	readBuffer = 64 << 10
 	// lingerTimeout is how long a connection that the server closes waits for
@@ -37,6 +33,7 @@ type Conn struct {
 	log *zap.Logger
 
 	peer     net.Addr
+	from     client       // as limits see the peer
 	since    time.Time    // it was accepted
 	state    atomic.Int32 // a ConnState
 	greeted  bool         // the client has answered the greeting
@@ -55,7 +52,10 @@ type Conn struct {
 	cancel context.CancelFunc
 
 	slots    chan struct{} // a place for each request in flight
-	memory   *semaphore.Weighted
+	memory   quota         // of the requests in flight
+	held     atomic.Int64  // bytes of the server's memory
+	rates    rates
+	progress progress
 	inFlight sync.WaitGroup
 	writing  sync.Mutex // held while a reply is sent
 
@@ -67,6 +67,12 @@ type Conn struct {
 	dead     bool // closed by watchPeer
 	parted   bool // all is answered, and the client was told that it is over
 	idle     bool // the reader waits for a request
+
+	why error // of closed, if it isn't errCut; guarded by mu
+
+	// Guarded by srv.mu.
+	evicted bool    // a newcomer has its place
+	chosen  *Export // has a place among its clients
 
 	requests      atomic.Uint64
 	errors        atomic.Uint64 // requests that were answered with one
@@ -110,17 +116,21 @@ var (
 	errPanicked   = errors.New("closed after a panic")
 )
 
-func newConn(s *Server, nc net.Conn) *Conn {
+// newConn is called with s.mu held.
+func newConn(s *Server, nc net.Conn, from client) *Conn {
 	c := &Conn{
-		srv:    s,
-		nc:     nc,
-		peer:   nc.RemoteAddr(),
-		since:  time.Now().UTC(),
-		br:     bufio.NewReaderSize(nc, readBuffer),
-		log:    s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
-		slots:  make(chan struct{}, maxRequests),
-		memory: semaphore.NewWeighted(maxMemory),
+		srv:   s,
+		nc:    nc,
+		peer:  nc.RemoteAddr(),
+		from:  from,
+		since: time.Now().UTC(),
+		br:    bufio.NewReaderSize(nc, readBuffer),
+		log:   s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
+		slots: make(chan struct{}, maxRequests),
 	}
+	l := s.limits.Load()
+	c.memory.resize(l.MaxConnectionMemory)
+	c.rates.set(l.ConnectionRate)
 	c.ctx, c.cancel = context.WithCancel(context.WithValue(context.Background(), connKey{}, c))
 	return c
 }
@@ -147,6 +157,9 @@ func (c *Conn) serve() {
 		err = errDead
 	case c.closed:
 		err = errCut
+		if c.why != nil {
+			err = c.why
+		}
 	}
 	c.mu.Unlock()
 	c.logEnd(err)
@@ -154,11 +167,7 @@ func (c *Conn) serve() {
 
 func (c *Conn) run() error {
 	defer c.recoverPanic()
-	limit := c.srv.HandshakeTimeout
-	if limit == 0 {
-		limit = DefaultHandshakeTimeout
-	}
-	c.nc.SetDeadline(time.Now().Add(limit))
+	c.nc.SetDeadline(time.Now().Add(c.srv.limits.Load().HandshakeTimeout))
 	switch err := c.negotiate(); {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errHandshake
@@ -214,6 +223,19 @@ func (c *Conn) Disconnect(force bool) {
 	} else {
 		c.refusing = true
 	}
+}
+
+// closeFor closes the connection at once for a reason that stands in the log, and
+// tells whether it wasn't closed before.
+func (c *Conn) closeFor(why error) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.why = why
+	c.closeLocked()
+	return true
 }
 
 func (c *Conn) closeLocked() {

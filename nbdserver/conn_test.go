@@ -68,7 +68,7 @@ func TestSilentClientIsServedWithoutEnd(t *testing.T) {
 func TestConnectionCap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 1<<20)
-		s.MaxConnections = 2
+		s.SetLimits(Limits{MaxConnections: 2})
 		a, b := connect(t, s), connect(t, s)
 		a.begin(false)
 		b.begin(false)
@@ -78,7 +78,7 @@ func TestConnectionCap(t *testing.T) {
 		synctest.Wait()
 		c := connect(t, s)
 		c.begin(false)
-		if n := s.refused.Load(); n != 1 {
+		if n := s.refused[tooMany].Load(); n != 1 {
 			t.Errorf("%d connections refused", n)
 		}
 		b.Close()

@@ -231,7 +231,7 @@ func TestNamesDoNotForgeLines(t *testing.T) {
 			s.Log = zap.New(zapcore.NewCore(encoder, zapcore.AddSync(&out), zap.DebugLevel))
 			s.init()
 			nc, _ := net.Pipe()
-			c := newConn(s, forger{nc})
+			c := newConn(s, forger{nc}, client{})
 			c.logEnd(fmt.Errorf("%w: export %q", errBadRequest, "\r\n\x1b[31m\u2028\u0085"))
 			c.logEnd(errors.New("raw \r\n\x1b[31m"))
 			c.export = s.Exports[0]

@@ -56,6 +56,7 @@ func newStage(t *testing.T, path string, s *script) *stage {
 		begun: time.Now(), served: make(chan error, 1),
 	}
 	policy := DrainPolicy{Grace: Infinite, Timeout: Infinite}
+	limits := Limits{}
 	volumes := "disk"
 	for k, v := range s.server {
 		d, err := time.ParseDuration(v)
@@ -65,7 +66,7 @@ func newStage(t *testing.T, path string, s *script) *stage {
 		case "timeout":
 			policy.Timeout = d
 		case "handshake":
-			g.srv.HandshakeTimeout = d
+			limits.HandshakeTimeout = d
 		case "policy":
 			policy.Policy, err = map[string]Policy{"refuse": Refuse, "disconnect": Disconnect}[v], nil
 		case "volumes":
@@ -86,6 +87,9 @@ func newStage(t *testing.T, path string, s *script) *stage {
 		d := newDisk(g.srv, m)
 		g.disks = append(g.disks, d)
 		g.srv.Exports = append(g.srv.Exports, &Export{Name: name, Backend: d})
+	}
+	if err := g.srv.SetLimits(limits); err != nil {
+		t.Fatal(err)
 	}
 	return g
 }

@@ -25,6 +25,8 @@ type Export struct {
 	flusher  flusher
 	panicked func(p any) // tells of a panic of the Backend that no connection has to do with
 	counters
+	rates   rates // over all its connections
+	clients int   // connections that have chosen it; guarded by Server.mu
 }
 
 func (e *Export) init() {

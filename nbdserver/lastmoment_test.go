@@ -41,10 +41,7 @@ func TestDrainWhileAClientIsAccepted(t *testing.T) {
 						c.request(0, wire.CmdDisc, 2, 0, 0)
 					}
 					c.eof()
-					<-s.Done()
-					if r := s.Report(); r.FinishedAt != r.StartedAt || r.ExitCode != report.ExitClean {
-						t.Errorf("the report is %+v", r)
-					}
+					ended(t, s, 0, report.ExitClean)
 				})
 			})
 		}

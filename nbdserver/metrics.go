@@ -23,8 +23,6 @@ var (
 		"Connections that are open now, by state: negotiating or connected.", []string{"state"}, nil)
 	descAccepted = prometheus.NewDesc("nbd_server_connections_accepted_total",
 		"Connections that were accepted, those that were refused among them.", nil, nil)
-	descRefused = prometheus.NewDesc("nbd_server_connections_refused_total",
-		"Connections that were closed at once because there were too many.", nil, nil)
 	descInFlight = prometheus.NewDesc("nbd_server_requests_in_flight",
 		"Requests that are being worked on.", nil, nil)
 	descRequests = prometheus.NewDesc("nbd_server_requests_total",
@@ -48,7 +46,7 @@ var (
 )
 
 // descs are those of all metrics but the latency, which describes itself.
-var descs = []*prometheus.Desc{descBuild, descStart, descConnections, descAccepted, descRefused, descInFlight, descRequests,
+var descs = []*prometheus.Desc{descBuild, descStart, descConnections, descAccepted, descRefused, descStalled, descInFlight, descRequests,
 	descBytes, descFlushFailures, descPanics, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
 
 // Collector returns the server's metrics for a Prometheus registry.
@@ -84,7 +82,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		send(descConnections, prometheus.GaugeValue, float64(states[st]), st.String())
 	}
 	send(descAccepted, prometheus.CounterValue, float64(s.accepted.Load()))
-	send(descRefused, prometheus.CounterValue, float64(s.refused.Load()))
+	s.collectAdmission(send)
 	send(descInFlight, prometheus.GaugeValue, float64(s.inFlight.Load()))
 	send(descPanics, prometheus.CounterValue, float64(s.panics.Load()))
 	c.drain(send)

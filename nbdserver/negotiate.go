@@ -168,6 +168,9 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 	if e == nil {
 		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
 	}
+	if err := c.srv.choose(c, e); err != nil {
+		return nil, fmt.Errorf("export %q refused: %w", name, err)
+	}
 	c.size = c.sizeOf(e)
 	c.accept()
 	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, c.flags(e), c.noZeroes)); err != nil {
@@ -198,6 +201,9 @@ func (c *Conn) list(payload []byte) error {
 		return c.fail(wire.OptList, wire.RepErrInvalid, "the option has no payload")
 	}
 	for _, e := range c.srv.Exports {
+		if !c.srv.permits(c, e) {
+			continue
+		}
 		if err := c.reply(wire.OptList, wire.RepServer, wire.AppendServer(nil, e.Name, e.Description)); err != nil {
 			return err
 		}
@@ -221,6 +227,14 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 			return nil, err
 		}
 		return nil, c.fail(opt, wire.RepErrBlockSizeReqd, fmt.Sprintf("the export has blocks of %d bytes: ask for NBD_INFO_BLOCK_SIZE", e.blockSize()))
+	}
+	if opt == wire.OptGo {
+		err = c.srv.choose(c, e)
+	} else if !c.srv.permits(c, e) {
+		err = errors.New(deniedExport.words())
+	}
+	if err != nil {
+		return nil, c.fail(opt, wire.RepErrPolicy, err.Error())
 	}
 	c.size = c.sizeOf(e)
 	items := [][]byte{wire.AppendInfoExport(nil, c.size, c.flags(e))}
@@ -277,6 +291,9 @@ func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
 	e := c.srv.lookup(r.Name)
 	if e == nil {
 		return c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
+	}
+	if !c.srv.permits(c, e) {
+		return c.fail(opt, wire.RepErrPolicy, deniedExport.words())
 	}
 	// To list, no query means everything, and a namespace alone is a wildcard;
 	// to set, each query names one context.

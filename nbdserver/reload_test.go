@@ -245,12 +245,8 @@ func TestResizeHangs(t *testing.T) {
 			t.Errorf("%d connections are left after %v", n, time.Since(start))
 		}
 		s.BeginDrain("signal=SIGTERM") // without any bound
-		<-s.Done()
-		r := s.Report()
-		if took := r.FinishedAt.Sub(r.StartedAt); took != resizeTimeout || r.ExitCode != report.ExitFlushFailed {
-			t.Errorf("the drain took %v, exit code %d", took, r.ExitCode)
-		}
-		if !strings.Contains(r.Error, "its size") || e.closed.Load() {
+		ended(t, s, resizeTimeout, report.ExitFlushFailed)
+		if r := s.Report(); !strings.Contains(r.Error, "its size") || e.closed.Load() {
 			t.Errorf("the report is %+v, the volume closed: %v", r, e.closed.Load())
 		}
 		close(e.gate)

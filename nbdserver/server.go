@@ -21,15 +21,6 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
-// Defaults of a Server's fields.
-const (
-	// DefaultMaxConnections is the number of connections at a time.
-	DefaultMaxConnections = 256
-	// DefaultHandshakeTimeout is the time from accept to the end of the
-	// negotiation.
-	DefaultHandshakeTimeout = 10 * time.Second
-)
-
 // maxWork is how many calls into Backends are under way at a time, over all
 // connections. Each may block a thread of the operating system for as long as
 // the storage is slow, and a process that needs too many of them is ended by the
@@ -45,13 +36,6 @@ var ErrServerClosed = errors.New("nbdserver: server closed")
 type Server struct {
 	// Exports by name; the first is also the default export "".
 	Exports []*Export
-	// MaxConnections caps the connections at a time, those that still
-	// negotiate among them; a newcomer beyond it is closed at once.
-	// 0 means DefaultMaxConnections.
-	MaxConnections int
-	// HandshakeTimeout is the time that a client has from accept to the end
-	// of its negotiation. 0 means DefaultHandshakeTimeout.
-	HandshakeTimeout time.Duration
 	// DrainPolicy is what a drain does; nil means to wait for the clients
 	// without end, as nbdkit does.
 	DrainPolicy *DrainPolicy
@@ -74,6 +58,9 @@ type Server struct {
 	severed  chan struct{} // closed when every connection has been closed
 	left     chan struct{} // told when a connection ends, from Draining on
 	work     chan struct{} // a place for each call into a Backend
+	limits   atomic.Pointer[limits]
+	memory   quota // of the requests in flight
+	rates    rates // over all connections
 	force    sync.Once
 	handlers sync.WaitGroup // goroutines of connections
 
@@ -84,9 +71,12 @@ type Server struct {
 	listeners map[net.Listener]struct{}
 	conns     map[*Conn]struct{}
 	report    report.Report
+	// When closeStalled looked last.
+	stallChecked time.Time
 
 	accepted atomic.Uint64
-	refused  atomic.Uint64 // beyond MaxConnections
+	refused  [reasons]atomic.Uint64
+	stalled  atomic.Uint64 // connections that closeStalled has closed
 	panics   atomic.Uint64
 	inFlight atomic.Int64
 }
@@ -112,6 +102,9 @@ func (s *Server) init() {
 			e.counters.init(s.latency, e.Name)
 			e.init()
 		}
+		defaults, _ := s.checkLimits(Limits{}) // nothing can be wrong with them
+		s.limits.Store(defaults)
+		s.memory.resize(defaults.MaxMemory)
 	})
 }
 
@@ -158,28 +151,31 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// start begins to serve a connection, or closes it if there are too many.
+// start begins to serve a connection, or closes it if it isn't admitted.
 func (s *Server) start(nc net.Conn) {
 	s.accepted.Add(1)
-	limit := s.MaxConnections
-	if limit == 0 {
-		limit = DefaultMaxConnections
-	}
+	from := clientOf(nc)
 	s.mu.Lock()
-	if s.phase != Serving || len(s.conns) >= limit {
-		full := s.phase == Serving
+	if s.phase != Serving {
 		s.mu.Unlock()
 		nc.Close()
-		if full {
-			s.refused.Add(1)
-			s.sampled.Warn("connection refused: too many", zap.Stringer("peer", nc.RemoteAddr()), zap.Int("limit", limit))
-		}
 		return
 	}
-	c := newConn(s, nc)
+	displaced, why := s.admit(from)
+	if why != admitted {
+		s.mu.Unlock()
+		nc.Close()
+		s.refused[why].Add(1)
+		s.sampled.Warn("connection refused", zap.Stringer("peer", nc.RemoteAddr()), zap.String("reason", why.words()))
+		return
+	}
+	c := newConn(s, nc, from)
 	s.conns[c] = struct{}{}
 	s.handlers.Add(1)
 	s.mu.Unlock()
+	if displaced != nil && displaced.closeFor(errEvicted) {
+		s.refused[evicted].Add(1)
+	}
 	go c.serve()
 }
 
@@ -187,6 +183,7 @@ func (s *Server) start(nc net.Conn) {
 func (s *Server) ended(c *Conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
+	s.unchoose(c)
 	s.mu.Unlock()
 	s.handlers.Done()
 	select {

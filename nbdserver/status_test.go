@@ -73,7 +73,7 @@ func asJSON(t *testing.T, v any) string {
 func TestStatusIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 1<<20)
-		s.MaxConnections = 1000
+		s.SetLimits(Limits{MaxConnections: 1000})
 		start := time.Now()
 		for range maxClients + 10 {
 			defer connect(t, s).Close()

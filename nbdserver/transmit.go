@@ -34,6 +34,9 @@ func (c *Conn) transmit() error {
 			c.refuse(req, no)
 			continue
 		}
+		if err := c.throttle(req); err != nil {
+			return err
+		}
 		if err := c.begin(req); err != nil {
 			return err
 		}
@@ -42,7 +45,7 @@ func (c *Conn) transmit() error {
 			data = getBuffer(int(req.Length))
 		}
 		if req.Command == wire.CmdWrite {
-			if _, err := io.ReadFull(c.br, data); err != nil {
+			if err := c.readPayload(data); err != nil {
 				c.end(req, data)
 				return gone(err)
 			}
@@ -126,9 +129,9 @@ func (c *Conn) begin(r wire.Request) error {
 	case <-c.ctx.Done():
 		return errGone
 	}
-	if err := c.memory.Acquire(c.ctx, payload(r)); err != nil {
+	if err := c.hold(r); err != nil {
 		<-c.slots
-		return errGone
+		return err
 	}
 	c.inFlight.Add(1)
 	c.srv.inFlight.Add(1)
@@ -137,7 +140,7 @@ func (c *Conn) begin(r wire.Request) error {
 
 func (c *Conn) end(r wire.Request, data []byte) {
 	putBuffer(data)
-	c.memory.Release(payload(r))
+	c.letGo(r)
 	<-c.slots
 	c.srv.inFlight.Add(-1)
 	c.inFlight.Done()

@@ -191,7 +191,7 @@ func TestMemoryOfOneClient(t *testing.T) {
 			}
 		}()
 		synctest.Wait()
-		if n := s.inFlight.Load(); n != maxMemory/(16<<20) {
+		if n := s.inFlight.Load(); n != DefaultMaxConnectionMemory/(16<<20) {
 			t.Errorf("%d requests of 16 MiB in flight", n)
 		}
 		c.Close()

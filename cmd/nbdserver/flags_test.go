@@ -99,6 +99,9 @@ func TestHelp(t *testing.T) {
 		"--exit-when-last-client-leaves", "[=0s]", "--exit-when-deadline", "--stdio", "--run", "--exit-with-parent", "--exit-when-poll", "(default 60)",
 		"--drain-grace DURATION|infinite", "--drain-timeout DURATION|infinite", "(default infinite)",
 		"--drain-policy", `(default "refuse")`, "--report", "--once", "--pidfile", "--print-uri", "--log-format", "--log-level",
+		"--max-connections int", "(default 256)", "--max-connections-per-client", "--handshake-timeout", "(default 10s)", "--allow ADDRESS",
+		"--deny ADDRESS", "--rate SIZE[,burst=SIZE]", "--connection-rate", "--max-memory SIZE", "(default 512M)",
+		"--max-connection-memory", "(default 64M)", "--config",
 	} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the help lacks %q:\n%s", want, out.String())

@@ -162,17 +162,12 @@ func serve(f serveFlags, args []string) error {
 	if done, err := f.alreadyTrue(conditions, signals, log); done || err != nil {
 		return err
 	}
-	// Nobody connects to a server that finds out later that it can't serve.
+	// Nobody connects to a server that finds out later that it can't serve: the
+	// sockets come last.
 	exports, err := openVolumes(volumes)
 	if err != nil {
 		return err
 	}
-	listeners, err := f.openListeners()
-	if err != nil {
-		closeVolumes(exports)
-		return err
-	}
-	defer listeners.close()
 	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, ConnState: follow(clients), Log: log}
 	srv.Version = versionString()
 	reload.add("sizes", srv.Reload)
@@ -180,6 +175,13 @@ func serve(f serveFlags, args []string) error {
 		closeVolumes(exports)
 		return err
 	}
+	reload.add("limits", func(context.Context) error { return f.limits.file.reload() })
+	listeners, err := f.openListeners()
+	if err != nil {
+		closeVolumes(exports)
+		return err
+	}
+	defer listeners.close()
 	if err := f.announce(listeners, exports); err != nil {
 		closeVolumes(exports)
 		return err

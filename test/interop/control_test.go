@@ -111,7 +111,7 @@ func TestHTTP(t *testing.T) {
 		`nbd_server_connections{state="connected"}`:                               1,
 		`nbd_server_connections{state="negotiating"}`:                             0,
 		`nbd_server_connections_accepted_total`:                                   1,
-		`nbd_server_connections_refused_total`:                                    0,
+		`nbd_server_connections_refused_total{reason="too_many"}`:                 0,
 		`nbd_server_requests_in_flight`:                                           0,
 		`nbd_server_panics_total`:                                                 0,
 		`nbd_server_request_bytes_total{export="disk",command="read"}`:            4096,
@@ -197,7 +197,7 @@ func parseMetrics(t *testing.T, page string) map[string]float64 {
 // series writes a name and labels as Prometheus does.
 func series(name string, labels map[string]string) string {
 	var all []string
-	for _, l := range []string{"export", "command", "result", "phase", "state"} {
+	for _, l := range []string{"export", "command", "result", "phase", "state", "reason"} {
 		if v, ok := labels[l]; ok {
 			all = append(all, l+`="`+v+`"`)
 		}

@@ -246,6 +246,59 @@ func TestOneSilentClient(t *testing.T) {
 	s.awaitRefusal()
 }
 
+// TestSlowLoris: a thousand connections that say nothing, or a byte each second,
+// don't keep a client out, and cost no more memory than the limit of connections
+// has it.
+func TestSlowLoris(t *testing.T) {
+	const (
+		loris = 1000
+		// 256 connections with a buffer of 64 KiB each, and what the garbage
+		// collector leaves lying as long.
+		limit = 96 * mib
+	)
+	image := newImage(t, "disk.img", sparse(64*mib))
+	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=64MiB"}, volumes: []string{image}, flags: []string{"--log-level", "error"}})
+	must(t, "nbdinfo", s.uri("tcp"))
+	before := rss(t, s)
+	stop := make(chan struct{})
+	var drips sync.WaitGroup
+	defer drips.Wait()
+	defer close(stop)
+	for i := range loris {
+		c, err := net.Dial("tcp", s.tcp())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if i%2 == 0 {
+			drips.Go(func() {
+				each := time.NewTicker(time.Second)
+				defer each.Stop()
+				for _, b := range append(pack(uint32(3)), option(3, nil)...) {
+					if _, err := c.Write([]byte{b}); err != nil {
+						return
+					}
+					select {
+					case <-each.C:
+					case <-stop:
+						return
+					}
+				}
+			})
+		}
+		if i%100 == 99 {
+			must(t, "nbdinfo", s.uri("tcp"))
+		}
+	}
+	after := rss(t, s)
+	out := t.TempDir() + "/out.img"
+	must(t, "nbdcopy", s.uri("tcp"), out)
+	sameFile(t, image, out)
+	if t.Logf("%d connections: %d MiB before, %d MiB after", loris, before/mib, after/mib); after > limit {
+		t.Errorf("the process has taken %d MiB, more than %d", after/mib, limit/mib)
+	}
+}
+
 // rss is the memory of the process in bytes.
 func rss(t *testing.T, s *server) int64 {
 	t.Helper()
