@@ -86,8 +86,8 @@ func (c *Conn) send(header, data []byte) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	var err error
-	if len(data) == 0 {
-		_, err = c.nc.Write(header)
+	if len(data) == 0 || c.joins(data) {
+		_, err = c.nc.Write(append(header, data...))
 	} else {
 		bufs := net.Buffers{header, data}
 		_, err = bufs.WriteTo(c.nc)
@@ -96,6 +96,6 @@ func (c *Conn) send(header, data []byte) {
 		// What the client has asked for is of no use to anybody, and may be a
 		// lot of work.
 		c.cancel()
-		c.nc.Close()
+		c.raw.Close()
 	}
 }

@@ -41,6 +41,10 @@ func (c *Conn) negotiate() error {
 		return err
 	}
 	c.noZeroes = flags&wire.ClientNoZeroes != 0
+	c.fixed = flags&wire.ClientFixedNewstyle != 0
+	if c.tlsForced() && !c.canTLS() {
+		return fmt.Errorf("%w: without fixed newstyle there is no TLS", errBadRequest)
+	}
 	limit := maxOptions + maxPerExport*len(c.srv.Exports)
 	for range limit {
 		chosen, err := c.option()
@@ -87,6 +91,12 @@ func (c *Conn) option() (*Export, error) {
 	if c.srv.Phase() != Serving {
 		return nil, c.fail(h.Option, wire.RepErrShutdown, "the server is shutting down")
 	}
+	if h.Option == wire.OptStartTLS {
+		return nil, c.startTLS(payload)
+	}
+	if c.tlsForced() {
+		return nil, c.fail(h.Option, wire.RepErrTLSReqd, "TLS must be started first")
+	}
 	switch h.Option {
 	case wire.OptList:
 		return nil, c.list(payload)
@@ -113,7 +123,11 @@ func (c *Conn) tooBig(h wire.OptionHeader) error {
 	if h.Option == wire.OptSetMetaContext {
 		c.allocation = nil // as when it fails in any other way
 	}
-	err := c.fail(h.Option, wire.RepErrTooBig, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))
+	typ := wire.RepErrTooBig
+	if c.tlsForced() && h.Option != wire.OptStartTLS {
+		typ = wire.RepErrTLSReqd
+	}
+	err := c.fail(h.Option, typ, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))
 	if err != nil {
 		return err
 	}
@@ -144,9 +158,12 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 	if c.srv.Phase() != Serving {
 		return nil, fmt.Errorf("export %q refused: %w", name, ErrServerClosed)
 	}
-	e := c.srv.lookup(name)
+	if c.tlsForced() {
+		return nil, fmt.Errorf("client asked for an export %q before TLS", name)
+	}
+	e := c.lookup(name)
 	if e == nil {
-		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
+		return nil, fmt.Errorf("client asked for an export %q that isn't there, or not without TLS", name)
 	}
 	c.size = c.sizeOf(e)
 	c.accept()
@@ -169,6 +186,9 @@ func (c *Conn) list(payload []byte) error {
 		return c.fail(wire.OptList, wire.RepErrInvalid, "the option has no payload")
 	}
 	for _, e := range c.srv.Exports {
+		if !c.mayUse(e) {
+			continue
+		}
 		if err := c.reply(wire.OptList, wire.RepServer, wire.AppendServer(nil, e.Name, e.Description)); err != nil {
 			return err
 		}
@@ -182,7 +202,10 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 	if err != nil {
 		return nil, c.fail(opt, wire.RepErrInvalid, err.Error())
 	}
-	e := c.srv.lookup(r.Name)
+	e := c.lookup(r.Name)
+	if e == nil && c.tlsHides() {
+		return nil, c.fail(opt, wire.RepErrTLSReqd, fmt.Sprintf("no export that is served without TLS is named %q", r.Name))
+	}
 	if e == nil {
 		return nil, c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}
@@ -238,7 +261,7 @@ func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
 	if err != nil {
 		return c.fail(opt, wire.RepErrInvalid, err.Error())
 	}
-	e := c.srv.lookup(r.Name)
+	e := c.lookup(r.Name)
 	if e == nil {
 		return c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}

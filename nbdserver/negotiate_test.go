@@ -68,7 +68,7 @@ func TestOptions(t *testing.T) {
 		{"list other namespace", true, wire.OptListMetaContext, []any{str(""), uint32(1), str("qemu:")}, []wire.OptionReply{ack}},
 		{"context, more queries than bytes", true, wire.OptSetMetaContext, []any{str(""), uint32(1 << 31), alloc}, []wire.OptionReply{invalid}},
 		{"context, bytes behind the last query", true, wire.OptSetMetaContext, []any{str(""), uint32(1), alloc, "x"}, []wire.OptionReply{invalid}},
-		{"starttls", false, wire.OptStartTLS, nil, []wire.OptionReply{unsup}},
+		{"starttls", false, wire.OptStartTLS, nil, []wire.OptionReply{wire.RepErrPolicy}},
 		{"extended headers", false, wire.OptExtendedHeaders, nil, []wire.OptionReply{unsup}},
 		{"unknown option", false, 4711, []any{"whatever"}, []wire.OptionReply{unsup}},
 		{"option of 100 KiB", false, wire.OptList, []any{make([]byte, 100<<10)}, []wire.OptionReply{wire.RepErrTooBig}},

@@ -52,6 +52,8 @@ type Server struct {
 	// HandshakeTimeout is the time that a client has from accept to the end
 	// of its negotiation. 0 means DefaultHandshakeTimeout.
 	HandshakeTimeout time.Duration
+	// TLS is how connections are encrypted; nil means that they aren't.
+	TLS *TLS
 	// DrainPolicy is what a drain does; nil means to wait for the clients
 	// without end, as nbdkit does.
 	DrainPolicy *DrainPolicy
