@@ -49,6 +49,6 @@ func (c *Conn) send(header, data []byte, more ...[]byte) {
 		// What the client has asked for is of no use to anybody, and may be a
 		// lot of work.
 		c.cancel()
-		c.nc.Close()
+		c.raw.Close()
 	}
 }

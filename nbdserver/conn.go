@@ -3,6 +3,7 @@ package nbdserver
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -28,7 +29,9 @@ const (
 // Conn is one client's connection.
 type Conn struct {
 	srv *Server
-	nc  net.Conn
+	raw net.Conn  // what the client was accepted on
+	nc  net.Conn  // raw, or TLS over it
+	tls *tls.Conn // nc once its handshake is done, else nil; set under mu
 	br  *bufio.Reader
 	log *zap.Logger
 
@@ -42,7 +45,7 @@ type Conn struct {
 	// Set by the negotiation, fixed from then on.
 	export     *Export
 	size       uint64 // of the export in bytes, as the client was told
-	fixed      bool   // newstyle
+	fixed      bool   // the client speaks fixed newstyle
 	noZeroes   bool
 	structured bool    // replies come in chunks
 	extended   bool    // requests and replies have extended headers; structured is set too
@@ -120,6 +123,7 @@ var (
 func newConn(s *Server, nc net.Conn, from client) *Conn {
 	c := &Conn{
 		srv:   s,
+		raw:   nc,
 		nc:    nc,
 		peer:  nc.RemoteAddr(),
 		from:  from,
@@ -147,10 +151,13 @@ func (c *Conn) serve() {
 		c.mu.Lock()
 		c.parted = true
 		c.mu.Unlock()
+	}
+	c.endTLS()
+	if errors.Is(err, errDrained) || errors.Is(err, errTLS) {
 		c.hangUp()
 	}
 	c.cancel()
-	c.nc.Close()
+	c.raw.Close()
 	c.mu.Lock()
 	switch {
 	case c.dead:
@@ -167,10 +174,12 @@ func (c *Conn) serve() {
 
 func (c *Conn) run() error {
 	defer c.recoverPanic()
-	c.nc.SetDeadline(time.Now().Add(c.srv.limits.Load().HandshakeTimeout))
+	c.raw.SetDeadline(time.Now().Add(c.srv.limits.Load().HandshakeTimeout))
 	switch err := c.negotiate(); {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return errHandshake
+	case errors.Is(err, errTLS):
+		return err
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errGone
 	case err != nil:
@@ -181,7 +190,7 @@ func (c *Conn) run() error {
 		c.mu.Unlock()
 		return errCut
 	}
-	c.nc.SetDeadline(time.Time{})
+	c.raw.SetDeadline(time.Time{})
 	c.mu.Unlock()
 	c.enter(StateConnected)
 	return c.transmit()
@@ -240,7 +249,7 @@ func (c *Conn) closeFor(why error) bool {
 
 func (c *Conn) closeLocked() {
 	c.closed = true
-	c.nc.Close() // first: a request that is canceled must not be answered any more
+	c.raw.Close() // first: a request that is canceled must not be answered any more
 	c.cancel()
 }
 
@@ -258,7 +267,7 @@ func (c *Conn) quiesce(p Policy) {
 		// A request whose payload is still arriving is let in; only the wait
 		// for the next one is cut short.
 		if c.idle {
-			c.nc.SetReadDeadline(time.Unix(1, 0))
+			c.raw.SetReadDeadline(time.Unix(1, 0))
 		}
 	}
 }
@@ -273,14 +282,14 @@ func (c *Conn) cut() bool {
 	return c.serving && !c.parted
 }
 
-// hangUp closes the server's side and waits a little for the client to close
-// its own. If the socket were closed while bytes of the client lie unread in
-// it, the kernel would answer them with a reset, and a reset makes the client's
-// kernel throw away replies that it hasn't read yet.
+// hangUp closes the server's side, below TLS, and waits a little for the client
+// to close its own. If the socket were closed while bytes of the client lie
+// unread in it, the kernel would answer them with a reset, and a reset makes the
+// client's kernel throw away replies that it hasn't read yet.
 func (c *Conn) hangUp() {
-	if h, ok := c.nc.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
+	if h, ok := c.raw.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
 		return
 	}
-	c.nc.SetReadDeadline(time.Now().Add(lingerTimeout))
-	_, _ = io.Copy(io.Discard, c.nc) // until it closes, breaks, or the time is over
+	c.raw.SetReadDeadline(time.Now().Add(lingerTimeout))
+	_, _ = io.Copy(io.Discard, c.raw) // until it closes, breaks, or the time is over
 }

@@ -48,13 +48,14 @@ func (c *Conn) logEnd(err error) {
 			zap.Uint64("bytesRead", c.read.Load()),
 			zap.Uint64("bytesWritten", c.written.Load()))
 	}
+	fields = append(fields, c.tlsFields()...)
 	c.log.Log(c.endLevel(err), "connection", fields...)
 }
 
 // endLevel is how much the end of the connection matters. Who comes and goes
 // without a word, as the probes of a kubelet or a load balancer do, is noise.
 func (c *Conn) endLevel(err error) zapcore.Level {
-	for _, e := range []error{errBadRequest, wire.ErrMalformed, errHandshake, errCut, errPanicked} {
+	for _, e := range []error{errBadRequest, wire.ErrMalformed, errHandshake, errTLS, errCut, errPanicked} {
 		if errors.Is(err, e) {
 			return zap.WarnLevel
 		}

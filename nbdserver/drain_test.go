@@ -94,6 +94,7 @@ func TestListenerClosedBySomebodyElse(t *testing.T) {
 		if err := <-served; !errors.Is(err, net.ErrClosed) {
 			t.Errorf("Serve returned %v", err)
 		}
+		synctest.Wait() // for the other Serve
 		if n := len(s.listeners); n != 1 {
 			t.Errorf("the server still knows %d listeners", n)
 		}

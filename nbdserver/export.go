@@ -16,6 +16,9 @@ type Export struct {
 	Description string
 	// ReadOnly forbids every change, also where the Backend would allow it.
 	ReadOnly bool
+	// RequireTLS keeps the export from clients that haven't started TLS: they
+	// neither see nor get it (SELECTIVETLS). Without Server.TLS nobody does.
+	RequireTLS bool
 	// Backend holds the bytes. The server flushes and closes it at its end.
 	Backend backend.Backend
 

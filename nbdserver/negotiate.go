@@ -93,6 +93,12 @@ func (c *Conn) option() (*Export, error) {
 	if c.srv.Phase() != Serving {
 		return nil, c.fail(h.Option, wire.RepErrShutdown, "the server is shutting down")
 	}
+	if h.Option == wire.OptStartTLS {
+		return nil, c.startTLS(payload)
+	}
+	if c.tlsForced() {
+		return nil, c.fail(h.Option, wire.RepErrTLSReqd, "TLS must be started first")
+	}
 	switch h.Option {
 	case wire.OptList:
 		return nil, c.list(payload)
@@ -128,7 +134,11 @@ func (c *Conn) tooBig(h wire.OptionHeader) error {
 	if h.Option == wire.OptSetMetaContext {
 		c.allocation = nil // as when it fails in any other way
 	}
-	err := c.fail(h.Option, wire.RepErrTooBig, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))
+	typ := wire.RepErrTooBig
+	if c.tlsForced() && h.Option != wire.OptStartTLS {
+		typ = wire.RepErrTLSReqd
+	}
+	err := c.fail(h.Option, typ, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))
 	if err != nil {
 		return err
 	}
@@ -164,9 +174,12 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 	if c.srv.Phase() != Serving {
 		return nil, fmt.Errorf("export %q refused: %w", name, ErrServerClosed)
 	}
-	e := c.srv.lookup(name)
+	if c.tlsForced() {
+		return nil, fmt.Errorf("client asked for an export %q before TLS", name)
+	}
+	e := c.lookup(name)
 	if e == nil {
-		return nil, fmt.Errorf("client asked for an export %q that isn't there", name)
+		return nil, fmt.Errorf("client asked for an export %q that isn't there, or not without TLS", name)
 	}
 	if err := c.srv.choose(c, e); err != nil {
 		return nil, fmt.Errorf("export %q refused: %w", name, err)
@@ -201,7 +214,7 @@ func (c *Conn) list(payload []byte) error {
 		return c.fail(wire.OptList, wire.RepErrInvalid, "the option has no payload")
 	}
 	for _, e := range c.srv.Exports {
-		if !c.srv.permits(c, e) {
+		if !c.mayUse(e) || !c.srv.permits(c, e) {
 			continue
 		}
 		if err := c.reply(wire.OptList, wire.RepServer, wire.AppendServer(nil, e.Name, e.Description)); err != nil {
@@ -217,7 +230,10 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 	if err != nil {
 		return nil, c.fail(opt, wire.RepErrInvalid, err.Error())
 	}
-	e := c.srv.lookup(r.Name)
+	e := c.lookup(r.Name)
+	if e == nil && c.tlsHides() {
+		return nil, c.fail(opt, wire.RepErrTLSReqd, fmt.Sprintf("no export that is served without TLS is named %q", r.Name))
+	}
 	if e == nil {
 		return nil, c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}
@@ -288,7 +304,7 @@ func (c *Conn) metaContext(opt wire.Option, payload []byte) error {
 	if err != nil {
 		return c.fail(opt, wire.RepErrInvalid, err.Error())
 	}
-	e := c.srv.lookup(r.Name)
+	e := c.lookup(r.Name)
 	if e == nil {
 		return c.fail(opt, wire.RepErrUnknown, fmt.Sprintf("no export is named %q", r.Name))
 	}

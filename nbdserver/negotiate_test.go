@@ -76,7 +76,7 @@ func TestOptions(t *testing.T) {
 		{"set the same twice", true, wire.OptSetMetaContext, []any{str(""), uint32(2), alloc, alloc}, []wire.OptionReply{meta, ack}},
 		{"context, more queries than bytes", true, wire.OptSetMetaContext, []any{str(""), uint32(1 << 31), alloc}, []wire.OptionReply{invalid}},
 		{"context, bytes behind the last query", true, wire.OptSetMetaContext, []any{str(""), uint32(1), alloc, "x"}, []wire.OptionReply{invalid}},
-		{"starttls", false, wire.OptStartTLS, nil, []wire.OptionReply{unsup}},
+		{"starttls", false, wire.OptStartTLS, nil, []wire.OptionReply{wire.RepErrPolicy}},
 		{"extended headers", false, wire.OptExtendedHeaders, nil, []wire.OptionReply{ack}},
 		{"extended headers after structured", true, wire.OptExtendedHeaders, nil, []wire.OptionReply{ack}},
 		{"extended headers with a payload", false, wire.OptExtendedHeaders, []any{"x"}, []wire.OptionReply{invalid}},

@@ -33,7 +33,7 @@ var errDead = errors.New("client is dead: its network has acknowledged nothing f
 // that a window is closed, and would end a client that just doesn't read. And
 // keepalives alone don't do: the kernel sends none while data is unacknowledged.
 func (c *Conn) watchPeer() {
-	tcp, ok := c.nc.(*net.TCPConn)
+	tcp, ok := c.raw.(*net.TCPConn)
 	if !ok {
 		return
 	}

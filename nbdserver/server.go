@@ -36,6 +36,8 @@ var ErrServerClosed = errors.New("nbdserver: server closed")
 type Server struct {
 	// Exports by name; the first is also the default export "".
 	Exports []*Export
+	// TLS is how connections are encrypted; nil means that they aren't.
+	TLS *TLS
 	// DrainPolicy is what a drain does; nil means to wait for the clients
 	// without end, as nbdkit does.
 	DrainPolicy *DrainPolicy

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -96,7 +97,8 @@ func (c *Conn) write(parts [][]byte) error {
 	defer c.endIO()
 	for len(parts) > 0 {
 		var bufs net.Buffers // a piece
-		for room := piece; room > 0 && len(parts) > 0; {
+		room := piece
+		for room > 0 && len(parts) > 0 {
 			n := min(len(parts[0]), room)
 			if n > 0 {
 				bufs = append(bufs, parts[0][:n])
@@ -105,6 +107,9 @@ func (c *Conn) write(parts [][]byte) error {
 			if parts[0] = parts[0][n:]; len(parts[0]) == 0 {
 				parts = parts[1:]
 			}
+		}
+		if n := piece - room; c.joins(n) {
+			bufs = net.Buffers{slices.Concat(bufs...)}
 		}
 		if _, err := bufs.WriteTo(c.nc); err != nil {
 			return err

@@ -43,10 +43,10 @@ func privateAddress() (dir, addr string, err error) {
 // The command has a process group of its own, so that what the shell starts ends
 // with it; but not if it may read from a terminal, which is for the group in the
 // foreground only.
-func startCaptive(command string, l net.Addr, export string) (*captive, error) {
+func startCaptive(command string, l net.Addr, export, uri string) (*captive, error) {
 	cmd := exec.Command("/bin/sh", "-c", command)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), captiveEnv(l, export)...)
+	cmd.Env = append(os.Environ(), captiveEnv(l, export, uri)...)
 	_, err := unix.IoctlGetTermios(0, unix.TCGETS)
 	group := err != nil
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: group}
@@ -68,7 +68,7 @@ func startCaptive(command string, l net.Addr, export string) (*captive, error) {
 
 // captiveEnv is what nbdkit-captive(1) has in the environment. As there, nbd is
 // the same as uri.
-func captiveEnv(l net.Addr, export string) []string {
+func captiveEnv(l net.Addr, export, uri string) []string {
 	var port, socket string
 	switch a := l.(type) {
 	case *net.TCPAddr:
@@ -76,8 +76,7 @@ func captiveEnv(l net.Addr, export string) []string {
 	case *net.UnixAddr:
 		socket = a.Name
 	}
-	u := uri(l, export)
-	return []string{"uri=" + u, "nbd=" + u, "port=" + port, "unixsocket=" + socket, "exportname=" + export}
+	return []string{"uri=" + uri, "nbd=" + uri, "port=" + port, "unixsocket=" + socket, "exportname=" + export}
 }
 
 // exitStatus is how a shell gives the end of a process.

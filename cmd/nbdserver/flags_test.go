@@ -92,13 +92,13 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write]",
+		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write][,tls=require]",
 		"--listen", "(default tcp://127.0.0.1:10809; with --run a private unix socket)", "--http", "--control",
 		"--exit-when-file-created", "--exit-when-file-deleted", "--exit-when-pipe-closed",
 		"--exit-when-process-exits", "--exit-when-script", "--exit-when-idle",
 		"--exit-when-last-client-leaves", "[=0s]", "--exit-when-deadline", "--stdio", "--run", "--exit-with-parent", "--exit-when-poll", "(default 60)",
 		"--drain-grace DURATION|infinite", "--drain-timeout DURATION|infinite", "(default infinite)",
-		"--drain-policy", `(default "refuse")`, "--report", "--once", "--pidfile", "--print-uri", "--log-format", "--log-level",
+		"--drain-policy", `(default "refuse")`, "--report", "--once", "--pidfile", "--print-uri", "--tls ", `(default "off")`, "--tls-certificates", "--tls-verify-peer", "--tls-allow-san", "--log-format", "--log-level",
 		"--max-connections int", "(default 256)", "--max-connections-per-client", "--handshake-timeout", "(default 10s)", "--allow ADDRESS",
 		"--deny ADDRESS", "--rate SIZE[,burst=SIZE]", "--connection-rate", "--max-memory SIZE", "(default 512M)",
 		"--max-connection-memory", "(default 64M)", "--config",

@@ -19,10 +19,11 @@ import (
 
 // readOnlyPages answers what only reads: it may be reached by anybody who
 // reaches the pod.
-func readOnlyPages(srv *nbdserver.Server) http.Handler {
+func readOnlyPages(srv *nbdserver.Server, more ...prometheus.Collector) http.Handler {
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(srv.Collector(), collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	reg.MustRegister(more...)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {

@@ -126,7 +126,7 @@ func (f serveFlags) announce(o *openedListeners, exports []*nbdserver.Export) er
 	}
 	for _, l := range o.nbd {
 		for _, e := range exports {
-			fmt.Println(uri(l.Addr(), e.Name))
+			fmt.Println(f.tls.uri(l.Addr(), e))
 		}
 	}
 	return nil
@@ -155,7 +155,7 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, command *ca
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	if o.http != nil {
-		defer serveHTTP(o.http, readOnlyPages(srv), log)()
+		defer serveHTTP(o.http, readOnlyPages(srv, &f.tls), log)()
 	}
 	if o.control != nil {
 		defer serveHTTP(o.control, controlPages(srv, reload), log)()

@@ -69,12 +69,13 @@ func serveCommand() *cobra.Command {
 		Long: `Serve volumes over NBD until an exit condition becomes true or SIGTERM comes;
 then drain and exit. A second SIGTERM closes everything at once.
 
-VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write]
+VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write][,tls=require]
   SOURCE  the path of a file or block device, or memory:SIZE
   NAME    what clients ask for; default: the base name of the file. The first
           volume is also the default export ""
   root    the directory that SOURCE is relative to, and never leads out of
   access  default: read-only; for memory read-write
+  tls     with --tls on: clients don't see the volume before they use TLS
 
 Exit codes: 0 drained, nothing cut short; 1 usage or start-up error; 3 clients
 were cut off; 4 a volume could not be flushed and closed. A condition that is
@@ -171,6 +172,7 @@ func serve(f serveFlags, args []string) error {
 	srv := &nbdserver.Server{Exports: exports, DrainPolicy: policy, ConnState: follow(clients), Log: log}
 	srv.Version = versionString()
 	reload.add("sizes", srv.Reload)
+	reload.add("certificates", func(context.Context) error { return f.tls.reload() })
 	if err := errors.Join(f.tls.apply(srv), f.limits.apply(srv)); err != nil {
 		closeVolumes(exports)
 		return err
@@ -188,7 +190,8 @@ func serve(f serveFlags, args []string) error {
 	}
 	command := &captive{}
 	if f.run.command != "" {
-		if command, err = startCaptive(f.run.command, listeners.nbd[0].Addr(), exports[0].Name); err != nil {
+		l := listeners.nbd[0].Addr()
+		if command, err = startCaptive(f.run.command, l, exports[0].Name, f.tls.uri(l, exports[0])); err != nil {
 			closeVolumes(exports)
 			return err
 		}

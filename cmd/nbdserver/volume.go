@@ -16,7 +16,7 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
-// volume is a VOLUME argument: [NAME=]SOURCE[,root=DIR][,access=ACCESS].
+// volume is a VOLUME argument: [NAME=]SOURCE[,root=DIR][,access=ACCESS][,tls=require].
 type volume struct {
 	name     string
 	path     string // of a file or block device, unless memory
@@ -24,6 +24,7 @@ type volume struct {
 	memory   bool
 	size     uint64 // of the memory, in bytes
 	readOnly bool
+	tls      bool // clients must use it
 }
 
 // parseVolume reads a VOLUME argument. What stands before the first "=" is the
@@ -39,7 +40,7 @@ func parseVolume(arg string) (volume, error) {
 			break
 		}
 		key, value, ok := strings.Cut(rest[i+1:], "=")
-		if !ok || key != "access" && key != "root" {
+		if !ok || key != "access" && key != "root" && key != "tls" {
 			break
 		}
 		if _, dup := options[key]; dup {
@@ -111,6 +112,12 @@ func (v *volume) setOptions(arg string, options map[string]string) error {
 		}
 		v.root = root
 	}
+	if tls, ok := options["tls"]; ok {
+		if tls != "require" {
+			return fmt.Errorf("volume %q: tls is require, or left out; not %q", arg, tls)
+		}
+		v.tls = true
+	}
 	switch access, ok := options["access"]; {
 	case !ok:
 	case access == "read-only":
@@ -153,7 +160,7 @@ func openVolumes(volumes []volume) ([]*nbdserver.Export, error) {
 			closeVolumes(exports)
 			return nil, err // names the volume
 		}
-		exports = append(exports, &nbdserver.Export{Name: v.name, ReadOnly: v.readOnly, Backend: b})
+		exports = append(exports, &nbdserver.Export{Name: v.name, ReadOnly: v.readOnly, RequireTLS: v.tls, Backend: b})
 	}
 	return exports, nil
 }

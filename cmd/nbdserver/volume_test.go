@@ -24,6 +24,8 @@ func TestParseVolume(t *testing.T) {
 		{"vda=a.img,root=/data", volume{name: "vda", path: "a.img", root: "/data", readOnly: true}},
 		{"vda=a.img,root=/data,access=read-write", volume{name: "vda", path: "a.img", root: "/data"}},
 		{"vda=a.img,access=read-write,root=/data", volume{name: "vda", path: "a.img", root: "/data"}},
+		{"vda=a.img,tls=require", volume{name: "vda", path: "a.img", readOnly: true, tls: true}},
+		{"memory:1M,tls=require,access=read-only", volume{name: "memory", memory: true, size: 1 << 20, readOnly: true, tls: true}},
 		{"two words=x", volume{name: "two words", path: "x", readOnly: true}},
 		{long + "=x", volume{name: long, path: "x", readOnly: true}},
 
@@ -61,6 +63,8 @@ func TestParseVolumeRefuses(t *testing.T) {
 		{"a.img,access=", `not ""`},
 		{"a.img,access=read-only,access=read-write", "access is given twice"},
 		{"a.img,root=/a,root=/b", "root is given twice"},
+		{"a.img,tls=off", `not "off"`},
+		{"a.img,tls=", `not ""`},
 		{strings.Repeat("n", wire.MaxString+1) + "=x", "a name is at most 4096 bytes"},
 		{"\xff=x", "UTF-8"},
 	}
@@ -168,6 +172,9 @@ func FuzzParseVolume(f *testing.F) {
 		full := v.path + ",access=" + access
 		if v.root != "" {
 			full += ",root=" + v.root
+		}
+		if v.tls {
+			full += ",tls=require"
 		}
 		if strings.ContainsAny(v.name, "/=") || strings.Contains(v.root, ",") {
 			return // can't be written out

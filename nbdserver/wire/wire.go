@@ -137,6 +137,7 @@ const (
 	RepErrUnsup    OptionReply = 1<<31 + 1
 	RepErrPolicy   OptionReply = 1<<31 + 2
 	RepErrInvalid  OptionReply = 1<<31 + 3
+	RepErrTLSReqd  OptionReply = 1<<31 + 5
 	RepErrUnknown  OptionReply = 1<<31 + 6
 	RepErrShutdown OptionReply = 1<<31 + 7
 	RepErrTooBig   OptionReply = 1<<31 + 9

@@ -156,7 +156,8 @@ func (s *server) uri(transport string) string { return s.uris[transport][0] }
 
 // tcp is HOST:PORT.
 func (s *server) tcp() string {
-	hostport, _, _ := strings.Cut(strings.TrimPrefix(s.uri("tcp"), "nbd://"), "/")
+	_, rest, _ := strings.Cut(s.uri("tcp"), "://") // nbd or nbds
+	hostport, _, _ := strings.Cut(rest, "/")
 	return hostport
 }
 
