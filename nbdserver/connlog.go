@@ -55,7 +55,7 @@ func (c *Conn) logEnd(err error) {
 // endLevel is how much the end of the connection matters. Who comes and goes
 // without a word, as the probes of a kubelet or a load balancer do, is noise.
 func (c *Conn) endLevel(err error) zapcore.Level {
-	for _, e := range []error{errBadRequest, wire.ErrMalformed, errHandshake, errTLS, errCut, errPanicked} {
+	for _, e := range []error{errBadRequest, wire.ErrMalformed, errHandshake, errTLS, errCut, errStalled, errDead, errPanicked} {
 		if errors.Is(err, e) {
 			return zap.WarnLevel
 		}

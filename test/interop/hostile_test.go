@@ -201,7 +201,7 @@ func TestStalledReaders(t *testing.T) {
 		clients = 16
 		limit   = clients*64*mib + 256*mib
 	)
-	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"memory:32M"}, flags: []string{"--drain-timeout", "1s"}})
+	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"memory:32M"}, flags: []string{"--drain-timeout", "1s", "--max-memory", "2G"}})
 	before := rss(t, s)
 	for range clients {
 		c := s.connect("tcp")

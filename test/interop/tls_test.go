@@ -147,7 +147,7 @@ func TestTLSRefuses(t *testing.T) {
 		if r := do(t, command(t, "qemu-img", append([]string{"info"}, s.qemu("tcp", tt.dir, "disk", "localhost")...)...)); r.code == 0 {
 			t.Errorf("%s: qemu-img was let in", tt.name)
 		}
-		contains(t, s.stderr.String(), tt.log)
+		eventually(t, tt.name+": it is in the log", func() bool { return strings.Contains(s.stderr.String(), tt.log) })
 	}
 	plain := strings.Replace(s.uri("tcp"), "nbds:", "nbd:", 1)
 	for _, name := range []string{"nbdinfo", "qemu-img"} {
