@@ -3,6 +3,7 @@ package nbdserver
 import (
 	"context"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -260,4 +261,34 @@ func TestReplyIsOneRecord(t *testing.T) {
 	c.request(0, wire.CmdRead, 2, 0, 1<<20)
 	c.must(2, 0)
 	c.get(1 << 20)
+}
+
+// A reply of several chunks comes whole: data, and a hole behind it.
+func TestChunksOverTLS(t *testing.T) {
+	s := newMemory(t, 1<<20)
+	client, _ := encrypt(t, s, TLSRequire, certificates.Options{})
+	c := dial(t, listen(t, s))
+	c.greet(3)
+	c.startTLS(client)
+	c.option(wire.OptStructuredReply)
+	c.expect(wire.OptStructuredReply, wire.RepAck)
+	c.option(wire.OptGo, str(""), uint16(0))
+	c.expect(wire.OptGo, wire.RepAck)
+	c.request(0, wire.CmdWrite, 1, 0, 4, "data")
+	c.chunk()
+	const size = 512 << 10
+	c.request(0, wire.CmdRead, 2, 0, size)
+	data, hole := 0, 0
+	for done := false; !done; {
+		flags, typ, _, p := c.chunk()
+		switch done = flags&1 != 0; typ {
+		case 1: // OFFSET_DATA
+			data += len(p) - 8
+		case 2: // OFFSET_HOLE
+			hole += int(binary.BigEndian.Uint32(p[8:]))
+		}
+	}
+	if data == 0 || hole == 0 || data+hole != size {
+		t.Errorf("%d bytes of data and %d of holes, of %d", data, hole, size)
+	}
 }
