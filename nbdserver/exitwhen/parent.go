@@ -35,7 +35,7 @@ func parentExits(getppid func() int) (Condition, error) {
 	// Whatever was opened, it was the parent only if that is still there.
 	if getppid() != parent {
 		if err == nil {
-			d.Close()
+			d.Close() //nolint:errcheck // nothing was waited for
 		}
 		return orphan(name), nil
 	}
