@@ -42,7 +42,7 @@ func ParseSAN(s string) (SAN, error) {
 	case "email":
 		match, err = parseEmail(name)
 	default:
-		err = errors.New("it must begin with DNS:, IP:, URI: or email:")
+		err = errors.New("write DNS:, IP:, URI: or email: before the name")
 	}
 	if err != nil {
 		return SAN{}, fmt.Errorf("%q is no pattern of names: %w", s, err)
