@@ -96,7 +96,7 @@ const (
 )
 
 // connKey is the key of a Conn in every context that a Backend is given; the Conn
-// is nil in that of the last flush.
+// is nil in that of a flush that no connection asked for.
 type connKey struct{}
 
 // ConnFromContext returns the connection whose request a Backend is working on,

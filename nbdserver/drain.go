@@ -98,6 +98,7 @@ func (s *Server) BeginDrain(condition string) {
 	s.report = report.Report{Condition: condition, StartedAt: time.Now().UTC()}
 	listeners := s.listeners
 	s.listeners = map[net.Listener]struct{}{}
+	s.unpause(s.pause.Load(), errNoPause)
 	s.mu.Unlock()
 	for l := range listeners {
 		l.Close()
@@ -237,9 +238,7 @@ func (e *Export) close() (err error) {
 			err = cmp.Or(err, fmt.Errorf("close panicked: %v", p))
 		}
 	}()
-	if !e.info.ReadOnly {
-		err = e.flusher.Flush(context.WithValue(context.Background(), connKey{}, (*Conn)(nil)))
-	}
+	err = e.flush()
 	// From here on nobody finds out the size any more. Who still does may do so
 	// for ever, and the volume can't be closed under him.
 	select {
@@ -251,6 +250,14 @@ func (e *Export) close() (err error) {
 		err = cerr
 	}
 	return err
+}
+
+// flush flushes the volume, if it can be written to, for no connection.
+func (e *Export) flush() error {
+	if e.info.ReadOnly {
+		return nil
+	}
+	return e.flusher.Flush(context.WithValue(context.Background(), connKey{}, (*Conn)(nil)))
 }
 
 func (s *Server) finish(cut int, err error) {

@@ -33,6 +33,8 @@ var (
 		"Flushes that failed. Once one has, data may be lost and every later one of the export fails too.", []string{"export"}, nil)
 	descPanics = prometheus.NewDesc("nbd_server_panics_total",
 		"Panics that were survived. One in a request costs the connection that it came from.", nil, nil)
+	descPaused = prometheus.NewDesc("nbd_server_paused",
+		"1 while requests wait for the end of a pause, else 0.", nil, nil)
 	descPhase = prometheus.NewDesc("nbd_server_phase",
 		"1 for the phase that the server is in, 0 for the others.", []string{"phase"}, nil)
 	descGrace = prometheus.NewDesc("nbd_server_drain_grace_seconds",
@@ -47,7 +49,7 @@ var (
 
 // descs are those of all metrics but the latency, which describes itself.
 var descs = []*prometheus.Desc{descBuild, descStart, descConnections, descAccepted, descRefused, descStalled, descInFlight, descRequests,
-	descBytes, descFlushFailures, descPanics, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
+	descBytes, descFlushFailures, descPanics, descPaused, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
 
 // Collector returns the server's metrics for a Prometheus registry.
 func (s *Server) Collector() prometheus.Collector {
@@ -85,6 +87,11 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	s.collectAdmission(send)
 	send(descInFlight, prometheus.GaugeValue, float64(s.inFlight.Load()))
 	send(descPanics, prometheus.CounterValue, float64(s.panics.Load()))
+	paused := 0.0
+	if s.pause.Load() != nil {
+		paused = 1
+	}
+	send(descPaused, prometheus.GaugeValue, paused)
 	c.drain(send)
 
 	s.latency.Collect(ch)

@@ -75,6 +75,8 @@ type Server struct {
 	report    report.Report
 	// When closeStalled looked last.
 	stallChecked time.Time
+	// The pause under way, nil for none. It may be read without mu.
+	pause atomic.Pointer[pause]
 
 	accepted atomic.Uint64
 	refused  [reasons]atomic.Uint64

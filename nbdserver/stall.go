@@ -55,7 +55,7 @@ func (c *Conn) stalledFor() time.Duration {
 func (s *Server) closeStalled(waiting *Conn) {
 	s.mu.Lock()
 	now := time.Now()
-	if now.Sub(s.stallChecked) < stallCheck {
+	if s.pause.Load() != nil || now.Sub(s.stallChecked) < stallCheck {
 		s.mu.Unlock()
 		return
 	}

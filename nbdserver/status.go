@@ -22,6 +22,12 @@ type Status struct {
 	// DrainStartedAt is when it did.
 	DrainStartedAt *time.Time  `json:"drainStartedAt,omitempty"`
 	Drain          DrainBounds `json:"drain"`
+	// Paused tells whether a pause is complete: nothing reaches the volumes.
+	Paused bool `json:"paused"`
+	// PauseStartedAt and PauseEndsAt are of the pause under way, complete or not:
+	// from when on requests wait, and when it ends by itself.
+	PauseStartedAt *time.Time `json:"pauseStartedAt,omitempty"`
+	PauseEndsAt    *time.Time `json:"pauseEndsAt,omitempty"`
 	// Connections that are open now, those that negotiate among them.
 	Connections int `json:"connections"`
 	// InFlight is the number of requests that are being worked on.
@@ -92,6 +98,10 @@ func (s *Server) Status() Status {
 	}
 	if t := s.report.StartedAt; !t.IsZero() {
 		st.DrainStartedAt = &t
+	}
+	if p := s.pause.Load(); p != nil {
+		st.Paused = isClosed(p.complete)
+		st.PauseStartedAt, st.PauseEndsAt = new(p.began.UTC()), new(p.until.UTC())
 	}
 	s.mu.Unlock()
 	st.Drain = s.policy().bounds(st.DrainStartedAt)

@@ -37,6 +37,9 @@ func (c *Conn) transmit() error {
 		if err := c.throttle(req); err != nil {
 			return err
 		}
+		if err := c.awaitResume(); err != nil {
+			return err
+		}
 		if err := c.begin(req); err != nil {
 			return err
 		}

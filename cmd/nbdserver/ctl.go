@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -14,44 +16,63 @@ import (
 
 func ctlCommand() *cobra.Command {
 	var control string
+	var timeout time.Duration
 	cmd := &cobra.Command{
-		Use:   "ctl --control unix:///PATH drain|reload|status",
+		Use:   "ctl --control unix:///PATH drain|pause|reload|resume|status",
 		Short: "Speak to a running server",
 		Long: `Speak to a running server through its control socket.
 
   drain   refuse newcomers, let clients finish, then exit; returns at once
+  pause   let no request reach the volumes, for a copy of the storage below: returns
+          when those under way are done and the volumes are flushed; clients wait
   reload  read anew the sizes of the volumes, as SIGHUP does
+  resume  end a pause; it is an error if it has ended before
   status  print phase, clients and counters as JSON`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"drain", "reload", "status"},
+		ValidArgs: []string{"drain", "pause", "reload", "resume", "status"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := parseAddress(control)
 			if err != nil || a.network != "unix" {
 				return fmt.Errorf("--control: %q is no control socket: write unix:///PATH, as the server was given it", control)
 			}
-			method := http.MethodGet
-			if args[0] != "status" {
-				method = http.MethodPost
+			if args[0] != "pause" && cmd.Flags().Changed("timeout") {
+				return errors.New("--timeout goes with pause only")
 			}
-			return call(cmd.Context(), a.addr, method, args[0], cmd.OutOrStdout())
+			method, what, patience := ctlRequest(args[0], timeout)
+			return call(cmd.Context(), a.addr, method, what, patience, cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().StringVar(&control, "control", "", "the server's control socket, unix:///PATH (required)")
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultPause, "when a pause ends if nobody resumes, from its beginning; 1h at most")
 	return cmd
+}
+
+// ctlRequest is what the server is asked to do something, and how long the answer
+// may take.
+func ctlRequest(do string, pause time.Duration) (method, what string, patience time.Duration) {
+	switch do {
+	case "status":
+		return http.MethodGet, do, answerTime
+	case "pause":
+		seconds := strconv.FormatFloat(pause.Seconds(), 'f', -1, 64)
+		return http.MethodPost, do + "?timeout=" + seconds, pause + answerTime
+	}
+	return http.MethodPost, do, answerTime
 }
 
 // call sends one request through the control socket at path and copies the
 // answer to out.
-func call(ctx context.Context, path, method, what string, out io.Writer) error {
+func call(ctx context.Context, path, method, what string, patience time.Duration, out io.Writer) error {
 	if ctx == nil {
 		ctx = context.Background()
 	}
 	client := http.Client{
-		Timeout: 10 * time.Second,
+		Timeout: patience,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
 		}},
 	}
+	name, _, _ := strings.Cut(what, "?")
 	req, err := http.NewRequestWithContext(ctx, method, "http://nbdserver/"+what, nil)
 	if err != nil {
 		return err
@@ -63,10 +84,10 @@ func call(ctx context.Context, path, method, what string, out io.Writer) error {
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return fmt.Errorf("%s: %w", what, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s: the server answered %s: %s", what, resp.Status, strings.TrimSpace(string(body)))
+		return fmt.Errorf("%s: the server answered %s: %s", name, resp.Status, strings.TrimSpace(string(body)))
 	}
 	_, err = out.Write(body)
 	return err

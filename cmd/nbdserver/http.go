@@ -60,6 +60,8 @@ func controlPages(srv *nbdserver.Server, reload *reloader) http.Handler {
 		w.WriteHeader(http.StatusAccepted)
 	})
 	mux.HandleFunc("POST /reload", reload.page)
+	mux.HandleFunc("POST /pause", pausePage(srv))
+	mux.HandleFunc("POST /resume", resumePage(srv))
 	return uncached(mux)
 }
 
