@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
@@ -28,8 +29,9 @@ type Export struct {
 	flusher  flusher
 	panicked func(p any) // tells of a panic of the Backend that no connection has to do with
 	counters
-	rates   rates // over all its connections
-	clients int   // connections that have chosen it; guarded by Server.mu
+	rates   rates          // over all its connections
+	clients int            // connections that have chosen it; guarded by Server.mu
+	users   sync.WaitGroup // the same, and flushes of a pause: its close waits for them
 }
 
 func (e *Export) init() {
