@@ -20,7 +20,8 @@ type Export struct {
 	// RequireTLS keeps the export from clients that haven't started TLS: they
 	// neither see nor get it (SELECTIVETLS). Without Server.TLS nobody does.
 	RequireTLS bool
-	// Backend holds the bytes. The server flushes and closes it at its end.
+	// Backend holds the bytes, for this export alone. The server flushes and closes
+	// it at its end.
 	Backend backend.Backend
 
 	info     backend.Info  // but for the size
