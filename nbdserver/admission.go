@@ -18,12 +18,17 @@ const (
 	evicted
 	tooManyOfExport
 	deniedExport
+	draining
+	tlsFailed
+	handshakeTimeout
+	protocolError
 	reasons
 )
 
 // String returns the reason as it stands in metrics.
 func (r reason) String() string {
-	return [...]string{"", "too_many", "too_many_of_client", "denied", "evicted", "too_many_of_export", "denied_export"}[r]
+	return [...]string{"", "too_many", "too_many_of_client", "denied", "evicted", "too_many_of_export", "denied_export",
+		"draining", "tls_failed", "handshake_timeout", "protocol_error"}[r]
 }
 
 // words are for the log, and for clients.
@@ -36,6 +41,10 @@ func (r reason) words() string {
 		"evicted from the negotiation by a newcomer",
 		"too many clients use the export",
 		"the export is denied to this address",
+		"the server is shutting down",
+		"TLS handshake failed",
+		"handshake timeout",
+		"client broke the protocol",
 	}[r]
 }
 
@@ -52,6 +61,9 @@ var (
 //
 // s.mu is held. The caller closes the displaced connection.
 func (s *Server) admit(p client) (displaced *Conn, why reason) {
+	if s.phase != Serving {
+		return nil, draining
+	}
 	l := s.limits.Load()
 	if !l.access.permits(p) {
 		return nil, denied
@@ -111,7 +123,7 @@ func (s *Server) choose(c *Conn, e *Export) error {
 	}
 	if why != evicted { // which is counted already
 		s.refused[why].Add(1)
-		c.log.Warn("export refused", zap.String("export", e.Name), zap.String("reason", why.words()))
+		s.sampled.Warn("export refused", zap.Stringer("peer", c.peer), zap.String("export", e.Name), zap.String("reason", why.words()))
 	}
 	return errors.New(why.words())
 }
@@ -122,6 +134,8 @@ func (s *Server) take(c *Conn, e *Export) reason {
 	s.unchoose(c)
 	l := s.limits.Load().exports[e]
 	switch {
+	case s.phase >= Closing:
+		return draining // the volume is about to be closed
 	case c.evicted:
 		return evicted
 	case !l.access.permits(c.from):
@@ -131,6 +145,7 @@ func (s *Server) take(c *Conn, e *Export) reason {
 	}
 	c.chosen = e
 	e.clients++
+	e.users.Add(1)
 	return admitted
 }
 
@@ -138,6 +153,7 @@ func (s *Server) take(c *Conn, e *Export) reason {
 func (s *Server) unchoose(c *Conn) {
 	if c.chosen != nil {
 		c.chosen.clients--
+		c.chosen.users.Done()
 		c.chosen = nil
 	}
 }

@@ -33,14 +33,12 @@ type Conn struct {
 	nc  net.Conn  // raw, or TLS over it
 	tls *tls.Conn // nc once its handshake is done, else nil; set under mu
 	br  *bufio.Reader
-	log *zap.Logger
 
-	peer     net.Addr
-	from     client       // as limits see the peer
-	since    time.Time    // it was accepted
-	state    atomic.Int32 // a ConnState
-	greeted  bool         // the client has answered the greeting
-	panicked atomic.Bool
+	peer    net.Addr
+	from    client       // as limits see the peer
+	since   time.Time    // it was accepted
+	state   atomic.Int32 // a ConnState
+	greeted bool         // the client has answered the greeting
 
 	// Set by the negotiation, fixed from then on.
 	export     *Export
@@ -66,12 +64,10 @@ type Conn struct {
 	serving  bool // the client has its export
 	refusing bool // no new request but a disconnect is served
 	leaving  bool // no new request is read
-	closed   bool // cut by force
-	dead     bool // closed by watchPeer
-	parted   bool // all is answered, and the client was told that it is over
 	idle     bool // the reader waits for a request
-
-	why error // of closed, if it isn't errCut; guarded by mu
+	// How the connection has ended, for its line in the log, nil for not yet:
+	// it was closed by force, or all is answered and only the goodbye is left.
+	over error
 
 	// Guarded by srv.mu.
 	evicted bool    // a newcomer has its place
@@ -114,8 +110,8 @@ var (
 	errLeft       = errors.New("client disconnected")
 	errDrained    = errors.New("disconnected by the drain")
 	errCut        = errors.New("closed by force")
-	errHandshake  = errors.New("handshake timeout")
-	errBadRequest = errors.New("client broke the protocol")
+	errHandshake  = errors.New(handshakeTimeout.words())
+	errBadRequest = errors.New(protocolError.words())
 	errPanicked   = errors.New("closed after a panic")
 )
 
@@ -129,7 +125,6 @@ func newConn(s *Server, nc net.Conn, from client) *Conn {
 		from:  from,
 		since: time.Now().UTC(),
 		br:    bufio.NewReaderSize(nc, readBuffer),
-		log:   s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
 		slots: make(chan struct{}, maxRequests),
 	}
 	l := s.limits.Load()
@@ -147,28 +142,19 @@ func (c *Conn) serve() {
 	c.watchPeer()
 	err := c.run()
 	c.inFlight.Wait()
-	if errors.Is(err, errDrained) {
-		c.mu.Lock()
-		c.parted = true
-		c.mu.Unlock()
+	c.mu.Lock()
+	if c.over == nil {
+		c.over = err
 	}
+	err = c.over
+	c.mu.Unlock()
 	c.endTLS()
 	if errors.Is(err, errDrained) || errors.Is(err, errTLS) {
 		c.hangUp()
 	}
 	c.cancel()
 	c.raw.Close()
-	c.mu.Lock()
-	switch {
-	case c.dead:
-		err = errDead
-	case c.closed:
-		err = errCut
-		if c.why != nil {
-			err = c.why
-		}
-	}
-	c.mu.Unlock()
+	c.countEnd(err)
 	c.logEnd(err)
 }
 
@@ -186,9 +172,9 @@ func (c *Conn) run() error {
 		return err
 	}
 	c.mu.Lock()
-	if c.closed {
+	if c.over != nil {
 		c.mu.Unlock()
-		return errCut
+		return c.over
 	}
 	c.raw.SetDeadline(time.Time{})
 	c.mu.Unlock()
@@ -211,9 +197,8 @@ func (c *Conn) recoverPanic() {
 	if p == nil {
 		return
 	}
-	c.panicked.Store(true)
 	c.srv.panicked("panic; its connection is closed", p, zap.Stringer("peer", c.peer))
-	c.Disconnect(true)
+	c.closeFor(errPanicked)
 }
 
 // Disconnect ends this connection; others aren't affected, and the client may
@@ -228,29 +213,28 @@ func (c *Conn) Disconnect(force bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if force {
-		c.closeLocked()
+		c.closeLocked(errCut)
 	} else {
 		c.refusing = true
 	}
 }
 
 // closeFor closes the connection at once for a reason that stands in the log, and
-// tells whether it wasn't closed before.
+// tells whether it wasn't over before.
 func (c *Conn) closeFor(why error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed {
-		return false
-	}
-	c.why = why
-	c.closeLocked()
-	return true
+	return c.closeLocked(why)
 }
 
-func (c *Conn) closeLocked() {
-	c.closed = true
+func (c *Conn) closeLocked(why error) bool {
+	first := c.over == nil
+	if first {
+		c.over = why
+	}
 	c.raw.Close() // first: a request that is canceled must not be answered any more
 	c.cancel()
+	return first
 }
 
 // quiesce does what the policy says when the grace of a drain is over.
@@ -259,7 +243,7 @@ func (c *Conn) quiesce(p Policy) {
 	defer c.mu.Unlock()
 	switch {
 	case !c.serving:
-		c.closeLocked()
+		c.closeLocked(errDrained)
 	case p == Refuse:
 		c.refusing = true
 	default:
@@ -273,13 +257,16 @@ func (c *Conn) quiesce(p Policy) {
 }
 
 // cut closes the connection at once, and tells whether a client was cut off by
-// that: one that still negotiated had nothing to lose, and neither has one that
-// only has to close its side.
+// that: one that still negotiated had nothing to lose, and neither has one for
+// which it is over already.
 func (c *Conn) cut() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closeLocked()
-	return c.serving && !c.parted
+	if !c.serving {
+		c.closeLocked(errDrained)
+		return false
+	}
+	return c.closeLocked(errCut)
 }
 
 // hangUp closes the server's side, below TLS, and waits a little for the client

@@ -29,17 +29,32 @@ func sampled(log *zap.Logger) *zap.Logger {
 	}))
 }
 
-// logEnd writes the one line about the connection's life, which ended with err.
-func (c *Conn) logEnd(err error) {
-	if c.panicked.Load() {
-		err = errPanicked
+// countEnd counts a connection that ended by its client's fault before the client
+// got an export. What the server refuses is counted where it does.
+func (c *Conn) countEnd(err error) {
+	switch {
+	case c.export != nil:
+	case errors.Is(err, errTLS):
+		c.srv.refused[tlsFailed].Add(1)
+	case errors.Is(err, errHandshake):
+		c.srv.refused[handshakeTimeout].Add(1)
+	case errors.Is(err, errBadRequest), errors.Is(err, wire.ErrMalformed):
+		c.srv.refused[protocolError].Add(1)
 	}
+}
+
+// logEnd writes the one line about the connection's life, which ended with err. Who
+// got no export may come again without end.
+func (c *Conn) logEnd(err error) {
+	log := c.srv.sampled
 	fields := []zap.Field{
+		zap.Stringer("peer", c.peer),
 		zap.String("ended", err.Error()),
 		zap.Duration("duration", time.Since(c.since)),
 		zap.Stringer("listener", c.nc.LocalAddr()),
 	}
 	if c.export != nil {
+		log = c.srv.log
 		fields = append(fields,
 			zap.String("export", c.export.Name),
 			zap.Strings("features", c.features()),
@@ -49,7 +64,7 @@ func (c *Conn) logEnd(err error) {
 			zap.Uint64("bytesWritten", c.written.Load()))
 	}
 	fields = append(fields, c.tlsFields()...)
-	c.log.Log(c.endLevel(err), "connection", fields...)
+	log.Log(c.endLevel(err), "connection", fields...)
 }
 
 // endLevel is how much the end of the connection matters. Who comes and goes

@@ -236,7 +236,6 @@ func TestNamesDoNotForgeLines(t *testing.T) {
 			c.logEnd(errors.New("raw \r\n\x1b[31m"))
 			c.export = s.Exports[0]
 			c.logFailed(wire.Request{Command: wire.CmdRead}, errors.New("\r\n\x1b[31m"))
-			c.panicked.Store(true)
 			s.panicked("panic", "\r\n\x1b[31m", zap.Stringer("peer", c.peer))
 			if n := strings.Count(out.String(), "\n"); n != 4 {
 				t.Errorf("%d lines, not 4:\n%q", n, out.String())

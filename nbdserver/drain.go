@@ -178,9 +178,9 @@ func (s *Server) setPhase(p Phase) {
 	s.logPhase(p)
 }
 
-// closeExports waits for the last requests, then flushes and closes the volumes,
-// all at a time: one that hangs must not cost another its flush. It returns the
-// first error in their order. It gives up when it is told to, and closeTimeout
+// closeExports waits for the last requests of each volume, then flushes and closes
+// it, all at a time: one that hangs must not cost another its flush. It returns
+// the first error in their order. It gives up when it is told to, and closeTimeout
 // after the server is forced, whatever comes first.
 func (s *Server) closeExports(giveUp <-chan time.Time) error {
 	results := make([]chan error, len(s.Exports))
@@ -190,12 +190,15 @@ func (s *Server) closeExports(giveUp <-chan time.Time) error {
 	finished := make(chan struct{})
 	go func() {
 		defer close(finished)
-		s.handlers.Wait()
 		var all sync.WaitGroup
 		for i, e := range s.Exports {
-			all.Go(func() { results[i] <- e.close() })
+			all.Go(func() {
+				e.users.Wait() // no more can come: whoever adds one looks at the phase
+				results[i] <- e.close()
+			})
 		}
 		all.Wait()
+		s.handlers.Wait()
 	}()
 
 	forced := s.forced

@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"sync"
 	"sync/atomic"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
@@ -19,7 +20,8 @@ type Export struct {
 	// RequireTLS keeps the export from clients that haven't started TLS: they
 	// neither see nor get it (SELECTIVETLS). Without Server.TLS nobody does.
 	RequireTLS bool
-	// Backend holds the bytes. The server flushes and closes it at its end.
+	// Backend holds the bytes, for this export alone. The server flushes and closes
+	// it at its end.
 	Backend backend.Backend
 
 	info     backend.Info  // but for the size
@@ -28,8 +30,9 @@ type Export struct {
 	flusher  flusher
 	panicked func(p any) // tells of a panic of the Backend that no connection has to do with
 	counters
-	rates   rates // over all its connections
-	clients int   // connections that have chosen it; guarded by Server.mu
+	rates   rates          // over all its connections
+	clients int            // connections that have chosen it; guarded by Server.mu
+	users   sync.WaitGroup // the same, and flushes of a pause: its close waits for them
 }
 
 func (e *Export) init() {

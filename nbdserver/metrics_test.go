@@ -217,7 +217,8 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	var table, want []string
 	for line := range strings.Lines(string(guide)) {
-		if strings.HasPrefix(line, "| `nbd_server_") {
+		// The certificates' are in cmd/nbdserver, and so is their test.
+		if strings.HasPrefix(line, "| `nbd_server_") && !strings.HasPrefix(line, "| `nbd_server_certificate_") {
 			table = append(table, strings.TrimSpace(line))
 		}
 	}

@@ -73,7 +73,7 @@ func (s *Server) Pause(ctx context.Context, atMost time.Duration) error {
 		p = &pause{began: now, complete: make(chan struct{}), over: make(chan struct{})}
 		p.timer = time.AfterFunc(atMost, func() { s.expire(p) })
 		s.pause.Store(p)
-		s.handlers.Go(func() { s.settle(p) }) // before the volumes are closed
+		s.handlers.Go(func() { s.settle(p) }) // before the server has ended
 	}
 	if until := now.Add(atMost); until.After(p.until) {
 		p.until = until
@@ -171,12 +171,22 @@ func (s *Server) settle(p *pause) {
 	}
 }
 
-// flushAll flushes the volumes, all at a time.
+// flushAll flushes the volumes, all at a time, unless they are about to be closed.
 func (s *Server) flushAll() error {
+	s.mu.Lock()
+	if s.phase >= Closing {
+		s.mu.Unlock()
+		return errNoPause
+	}
+	for _, e := range s.Exports {
+		e.users.Add(1)
+	}
+	s.mu.Unlock()
 	errs := make([]error, len(s.Exports))
 	var all sync.WaitGroup
 	for i, e := range s.Exports {
 		all.Go(func() {
+			defer e.users.Done()
 			if err := e.flush(); err != nil {
 				errs[i] = fmt.Errorf("export %q: flush: %w", e.Name, err)
 			}

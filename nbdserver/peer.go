@@ -58,10 +58,7 @@ func (c *Conn) watchPeer() {
 				return // closed meanwhile
 			}
 			if p.isDead(info) {
-				c.mu.Lock()
-				c.dead = true
-				c.closeLocked()
-				c.mu.Unlock()
+				c.closeFor(errDead)
 				return
 			}
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"time"
 
@@ -31,6 +30,7 @@ func (s *Server) Reload(ctx context.Context) error {
 	if s.Phase() >= Closing {
 		return ErrServerClosed
 	}
+	ctx = context.WithValue(ctx, connKey{}, (*Conn)(nil))
 	errs := make([]error, len(s.Exports))
 	var all sync.WaitGroup
 	for i, e := range s.Exports {
@@ -44,7 +44,7 @@ func (s *Server) Reload(ctx context.Context) error {
 // what it is at this moment, or the last one known.
 func (c *Conn) sizeOf(e *Export) uint64 {
 	if err := c.srv.resize(c.ctx, e); err != nil {
-		c.log.Warn("the old size is kept", zap.Error(err))
+		c.srv.sampled.Warn("the old size is kept", zap.Stringer("peer", c.peer), zap.Error(err))
 	}
 	return e.size.Load()
 }
@@ -68,7 +68,7 @@ func (s *Server) resize(ctx context.Context, e *Export) error {
 	}
 	go func() {
 		defer func() { <-e.sizing }()
-		size, err := s.guardedResize(ctx, r)
+		size, err := e.guardedResize(ctx, r)
 		if err != nil {
 			result <- fmt.Errorf("size of export %q: %w", e.Name, err)
 			return
@@ -88,11 +88,10 @@ func (s *Server) resize(ctx context.Context, e *Export) error {
 
 // guardedResize turns a panic of the Backend into an error: there need be no
 // connection that it could cost.
-func (s *Server) guardedResize(ctx context.Context, r backend.Resizer) (size uint64, err error) {
+func (e *Export) guardedResize(ctx context.Context, r backend.Resizer) (size uint64, err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			s.panics.Add(1)
-			s.log.Error("panic", zap.Any("panic", p), zap.ByteString("stack", debug.Stack()))
+			e.panicked(p)
 			err = fmt.Errorf("panic: %v", p)
 		}
 	}()

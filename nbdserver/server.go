@@ -1,10 +1,18 @@
 // Package nbdserver is an NBD server, shaped like the server of net/http: fill
 // in a Server, give it listeners with Serve, end it gracefully with Shutdown or
-// at once with Close.
+// at once with Close. What it serves are Exports, each with a backend.Backend
+// that holds the bytes.
 //
 // What sets it apart is its end. A drain refuses newcomers, lets clients
 // finish, then refuses or disconnects those who stay, flushes and closes the
-// volumes, always within a bound if one is set; see DrainPolicy.
+// volumes, always within a bound if one is set; see DrainPolicy. What begins a
+// drain is the caller's to say; package exitwhen has conditions. A report.Report
+// tells how it went.
+//
+// Clients may or must use TLS (TLS, and package certificates for its files). What
+// they may use, and who may be one, can change while the server serves
+// (SetLimits), and so can the sizes of volumes (Reload). What is going on is told
+// to Prometheus (Collector), to people (Status) and to a log.
 package nbdserver
 
 import (
@@ -47,7 +55,8 @@ type Server struct {
 	ConnState func(*Conn, ConnState)
 	// Version of the program, for the metrics and the status; may be empty.
 	Version string
-	// Log is told of each connection's end and each phase; nil is silence.
+	// Log is told of each client's end and each phase; nil is silence. What anybody
+	// could repeat without end it is told the first ten times of a minute.
 	Log *zap.Logger
 
 	initOnce sync.Once
@@ -115,6 +124,9 @@ func (s *Server) init() {
 // Serve accepts connections from l until a drain begins, which closes l. It
 // returns ErrServerClosed then. It returns another error only when somebody else
 // has closed l: every other trouble of accept(2) passes, and is waited for.
+//
+// A client that has vanished without a word is found out if its connection is a
+// *net.TCPConn, and not one that wraps it.
 func (s *Server) Serve(l net.Listener) error {
 	s.init()
 	s.mu.Lock()
@@ -155,16 +167,12 @@ func (s *Server) Serve(l net.Listener) error {
 	}
 }
 
-// start begins to serve a connection, or closes it if it isn't admitted.
+// start begins to serve a connection, or closes it if it isn't admitted, which
+// nobody is once a drain has begun.
 func (s *Server) start(nc net.Conn) {
 	s.accepted.Add(1)
 	from := clientOf(nc)
 	s.mu.Lock()
-	if s.phase != Serving {
-		s.mu.Unlock()
-		nc.Close()
-		return
-	}
 	displaced, why := s.admit(from)
 	if why != admitted {
 		s.mu.Unlock()

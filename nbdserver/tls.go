@@ -34,7 +34,7 @@ type TLS struct {
 }
 
 // errTLS is how a connection ends whose TLS handshake fails.
-var errTLS = errors.New("TLS handshake failed")
+var errTLS = errors.New(tlsFailed.words())
 
 // maxJoin is up to which length in bytes the parts of a reply over TLS are joined,
 // for each would have a record of its own else: one holds 16 KiB.

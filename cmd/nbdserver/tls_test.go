@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -110,6 +111,10 @@ func TestCertificateMetrics(t *testing.T) {
 	f := &tlsFlags{mode: "on", directory: dir}
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(f)
+	guide, err := os.ReadFile("../../docs/nbdserver.md")
+	if err != nil {
+		t.Fatal(err)
+	}
 	expiry := func() map[string]float64 {
 		families, err := reg.Gather()
 		if err != nil {
@@ -117,6 +122,9 @@ func TestCertificateMetrics(t *testing.T) {
 		}
 		values := map[string]float64{}
 		for _, family := range families {
+			if line := fmt.Sprintf("\n| `%s` | gauge | `certificate` | %s |\n", family.GetName(), family.GetHelp()); !strings.Contains(string(guide), line) {
+				t.Errorf("docs/nbdserver.md lacks the line%s", line)
+			}
 			for _, m := range family.Metric {
 				values[m.Label[0].GetValue()] = m.Gauge.GetValue()
 			}

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"unicode"
 )
 
 // SAN is a pattern of subject alternative names (RFC 5280, section 4.2.1.6).
@@ -56,6 +57,9 @@ func parseDNS(pattern string) (func(*x509.Certificate) bool, error) {
 		if l == "" || l != "*" && strings.ContainsAny(l, "* ") {
 			return nil, errors.New("write labels with a dot between them; a * stands for a whole one")
 		}
+		if strings.ContainsFunc(l, func(r rune) bool { return r > unicode.MaxASCII }) {
+			return nil, errors.New("write the name in ASCII (xn--...), as certificates have it")
+		}
 	}
 	return func(c *x509.Certificate) bool {
 		for _, name := range c.DNSNames {
@@ -74,8 +78,13 @@ func parseIP(pattern string) (func(*x509.Certificate) bool, error) {
 		if err != nil || addr.Zone() != "" {
 			return nil, errors.New("write an address, or a network as 10.1.0.0/16")
 		}
-		addr = addr.Unmap()
 		network = netip.PrefixFrom(addr, addr.BitLen())
+	}
+	if a := network.Addr(); a.Is4In6() {
+		if network.Bits() < 96 {
+			return nil, errors.New("write a network of IPv4 addresses as 10.1.0.0/16")
+		}
+		network = netip.PrefixFrom(a.Unmap(), network.Bits()-96)
 	}
 	return func(c *x509.Certificate) bool {
 		for _, ip := range c.IPAddresses {

@@ -48,6 +48,7 @@ func TestSAN(t *testing.T) {
 		{"IP:10.1.2.3", []string{"10.1.2.3"}, []string{"10.1.2.4", "::a01:203"}, "DNS"},
 		{"IP:10.1.2.3/16", []string{"10.1.0.0", "10.1.255.255"}, []string{"10.2.0.0", "::1"}, ""},
 		{"IP:::ffff:10.1.2.3", []string{"10.1.2.3"}, []string{"10.1.2.4"}, ""},
+		{"IP:::ffff:10.1.0.0/112", []string{"10.1.2.3"}, []string{"10.2.0.0", "::1"}, ""},
 		{"IP:fd00::/8", []string{"fd00::1", "fdff::1"}, []string{"fe80::1", "10.1.2.3"}, ""},
 		{"URI:spiffe://cluster/ns/backup/*", []string{"spiffe://cluster/ns/backup/agent", "spiffe://cluster/ns/backup/%2F", "spiffe://cluster/ns/backup/a:b"},
 			[]string{"spiffe://cluster/ns/backup", "spiffe://cluster/ns/backup/", "spiffe://cluster/ns/backup/a/b", "spiffe://cluster/ns/backup/..",
@@ -89,8 +90,8 @@ func TestSAN(t *testing.T) {
 
 func TestSANRefuses(t *testing.T) {
 	for _, s := range []string{
-		"", "*", "localhost", "dns:localhost", "CN:agent", "DNS", "DNS:", "DNS:a..b", "DNS:.a", "DNS:a.", "DNS:ba*.example", "DNS:**.example", "DNS:a b",
-		"IP:", "IP:*", "IP:10.1.*.*", "IP:10.1.2", "IP:fe80::1%eth0", "IP:10.0.0.0/33", "IP:localhost",
+		"", "*", "localhost", "dns:localhost", "CN:agent", "DNS", "DNS:", "DNS:a..b", "DNS:.a", "DNS:a.", "DNS:ba*.example", "DNS:**.example", "DNS:a b", "DNS:bücher.example",
+		"IP:", "IP:*", "IP:10.1.*.*", "IP:10.1.2", "IP:fe80::1%eth0", "IP:10.0.0.0/33", "IP:::ffff:0.0.0.0/95", "IP:localhost",
 		"URI:", "URI:*", "URI:cluster/ns/*", "URI:*://cluster/a", "URI:spiffe://*/a", "URI:spiffe://cluster/a*", "URI:spiffe://cluster/**", "URI:urn:*", "URI:file:/*/*/*", "URI:%",
 		"email:", "email:*", "email:ops", "email:@a", "email:ops@", "email:o*@a", "email:ops@*", "email:ops@*.a",
 	} {

@@ -34,8 +34,9 @@ type Report struct {
 	// Condition is what began the drain, as KIND=ARGUMENT in the spelling of
 	// the exit-when flags ("file-created=/run/nbdexport/stop"),
 	// "parent-exits=PID", "signal=SIGTERM", "signal=SIGINT", "control=drain",
-	// "stdio=closed" (the client of --stdio has left) or "run=exited" (the
-	// command of --run has ended); in the form of Brief.
+	// "stdio=closed" (the client of --stdio has left), "run=exited" (the command
+	// of --run has ended), or "shutdown" or "close" for these methods of a
+	// Server; in the form of Brief once it is written to a file.
 	Condition string `json:"condition"`
 	// StartedAt is when the condition was noticed.
 	StartedAt time.Time `json:"startedAt"`
@@ -51,7 +52,7 @@ type Report struct {
 	BytesRead    uint64 `json:"bytesRead"`
 	BytesWritten uint64 `json:"bytesWritten"`
 	// Error is the first failure to flush or close a volume; empty if none. In
-	// the form of Brief.
+	// the form of Brief once it is written to a file.
 	Error string `json:"error,omitempty"`
 }
 
