@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peer is who is at the other end of a connection: an IP address, or a user of
+// client is who is at the other end of a connection: an IP address, or a user of
 // this machine. It is comparable. The zero value is somebody else, as at the end
 // of a pipe.
 type client struct {

@@ -44,7 +44,7 @@ func (s *Server) Reload(ctx context.Context) error {
 // what it is at this moment, or the last one known.
 func (c *Conn) sizeOf(e *Export) uint64 {
 	if err := c.srv.resize(c.ctx, e); err != nil {
-		c.log.Warn("the old size is kept", zap.Error(err))
+		c.srv.sampled.Warn("the old size is kept", zap.Stringer("peer", c.peer), zap.Error(err))
 	}
 	return e.size.Load()
 }
