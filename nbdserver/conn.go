@@ -127,7 +127,7 @@ func newConn(s *Server, nc net.Conn, from client) *Conn {
 		nc:    nc,
 		peer:  nc.RemoteAddr(),
 		from:  from,
-		since: time.Now().UTC(),
+		since: time.Now(), // with the monotonic clock, see moved
 		br:    bufio.NewReaderSize(nc, readBuffer),
 		log:   s.log.With(zap.Stringer("peer", nc.RemoteAddr())),
 		slots: make(chan struct{}, maxRequests),

@@ -48,10 +48,11 @@ func (c *Conn) stalledFor() time.Duration {
 	return time.Since(c.since) - time.Duration(c.progress.last.Load())
 }
 
-// closeStalled closes the connection that has stalled for longest, for the sake
-// of one that has waited for memory for stallTimeout. A paused virtual machine
-// may stall for hours without being in anybody's way, so it is no more than
-// one, and only then.
+// closeStalled closes the connection that holds the most memory of those that
+// have stalled for stallTimeout, and of equals the one that has stalled for
+// longest, for the sake of one that has waited for memory for as long. A paused
+// virtual machine may stall for hours without being in anybody's way, so it is
+// no more than one, only then, and not those that hold too little to matter.
 func (s *Server) closeStalled(waiting *Conn) {
 	s.mu.Lock()
 	now := time.Now()
@@ -61,10 +62,15 @@ func (s *Server) closeStalled(waiting *Conn) {
 	}
 	s.stallChecked = now
 	var worst *Conn
-	longest := stallTimeout
+	var most int64
+	var longest time.Duration
 	for c := range s.conns {
-		if d := c.stalledFor(); d >= longest && c != waiting {
-			worst, longest = c, d
+		d, held := c.stalledFor(), c.held.Load()
+		if d < stallTimeout || c == waiting {
+			continue
+		}
+		if held > most || held == most && d > longest {
+			worst, most, longest = c, held, d
 		}
 	}
 	s.mu.Unlock()
