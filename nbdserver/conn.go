@@ -60,7 +60,13 @@ type Conn struct {
 	rates    rates
 	progress progress
 	inFlight sync.WaitGroup
-	writing  sync.Mutex // held while a reply is sent
+
+	// Held while a reply is made and sent, with what is used again for the next.
+	writing sync.Mutex
+	header  [64]byte    // of a reply, or of its first chunk
+	bufs    [][]byte    // the parts of a piece
+	out     net.Buffers // what is left of bufs
+	record  []byte      // the parts joined, see joins
 
 	mu       sync.Mutex
 	serving  bool // the client has its export

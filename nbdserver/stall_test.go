@@ -2,6 +2,8 @@ package nbdserver
 
 import (
 	"io"
+	"net"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -279,4 +281,46 @@ func TestProgressIsOnTheMonotonicClock(t *testing.T) {
 	if since := s.connections()[0].since; since == since.Round(0) {
 		t.Errorf("%v has no monotonic clock", since)
 	}
+}
+
+// sizes notes how long each write is.
+type sizes struct {
+	net.Conn
+	mu  sync.Mutex
+	all []int
+}
+
+func (s *sizes) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	s.all = append(s.all, len(p))
+	s.mu.Unlock()
+	return s.Conn.Write(p)
+}
+
+// A reply goes out in pieces, and none of them is a short rest.
+func TestPieces(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, mib)
+		s.init()
+		a, b := net.Pipe()
+		w := &sizes{Conn: b}
+		s.start(w)
+		c := &rawClient{t, a}
+		c.begin(false)
+		for length, want := range map[uint32][]int{
+			4096:           {16, 4096},
+			piece:          {16, piece},
+			2 * piece:      {16, piece - 16, piece + 16},
+			3*piece - 4096: {16, piece - 16, piece, piece - 4096 + 16},
+		} {
+			synctest.Wait()
+			w.all = nil
+			c.reads(length)
+			synctest.Wait()
+			if !slices.Equal(w.all, want) {
+				t.Errorf("a read of %d bytes is answered by %v, not %v", length, w.all, want)
+			}
+		}
+		c.Close()
+	})
 }
