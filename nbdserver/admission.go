@@ -114,8 +114,8 @@ func (s *Server) permits(c *Conn, e *Export) bool {
 	return s.limits.Load().exports[e].access.permits(c.from)
 }
 
-// choose gives c a place among the clients of e, until c ends or makes another
-// choice, or returns why not. From then on c isn't displaced by newcomers.
+// choose gives c, which has made no choice yet, a place among the clients of e
+// until c ends, or returns why not. From then on c isn't displaced by newcomers.
 func (s *Server) choose(c *Conn, e *Export) error {
 	why := s.take(c, e)
 	if why == admitted {
@@ -131,7 +131,6 @@ func (s *Server) choose(c *Conn, e *Export) error {
 func (s *Server) take(c *Conn, e *Export) reason {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.unchoose(c)
 	l := s.limits.Load().exports[e]
 	switch {
 	case s.phase >= Closing:

@@ -220,13 +220,14 @@ func TestExportDenied(t *testing.T) {
 func TestExportMaxConnections(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := twoVolumes(t)
+		logs := observed(s)
 		l := Limits{Exports: map[string]ExportLimits{"disk": {MaxConnections: 1}}}
 		setLimits(t, s, l)
 		c := connect(t, s)
 		c.begin(false)
 		d := connect(t, s)
 		d.greet(3)
-		for range 3 {
+		for range 30 {
 			d.option(wire.OptGo, str("disk"), uint16(0))
 			d.expect(wire.OptGo, wire.RepErrPolicy)
 		}
@@ -245,8 +246,11 @@ func TestExportMaxConnections(t *testing.T) {
 		setLimits(t, s, l)
 		e.option(wire.OptGo, str(""), uint16(0))
 		e.expect(wire.OptGo, wire.RepAck)
-		if n := s.refused[tooManyOfExport].Load(); n != 4 {
+		if n := s.refused[tooManyOfExport].Load(); n != 31 {
 			t.Errorf("%d counted", n)
+		}
+		if n := logs.FilterMessage("export refused").Len(); n != sampleFirst {
+			t.Errorf("%d lines in the log", n)
 		}
 		closeAll(d, e)
 		synctest.Wait()

@@ -18,7 +18,7 @@ const maxExtents = 4096
 // is its length.
 func (c *Conn) selectContexts(r *wire.Request) (no *refusal, rest uint64, err error) {
 	const one = 8 + 4
-	no = &refusal{errno: wire.EINVAL, why: "the payload names other metadata contexts than those that were negotiated, or one twice, or none"}
+	no = invalid("the payload names other metadata contexts than those that were negotiated, or one twice, or none")
 	n := r.PayloadLength()
 	if n > one {
 		return no, n, nil
@@ -29,7 +29,7 @@ func (c *Conn) selectContexts(r *wire.Request) (no *refusal, rest uint64, err er
 	}
 	length, contexts, err := wire.ParseBlockStatusPayload(b)
 	if err != nil {
-		return &refusal{errno: wire.EINVAL, why: err.Error()}, 0, nil
+		return invalid("%v", err), 0, nil
 	}
 	if len(contexts) != 1 || contexts[0] != allocationID {
 		return no, 0, nil

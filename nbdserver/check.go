@@ -17,6 +17,10 @@ type refusal struct {
 	located bool
 }
 
+func invalid(format string, args ...any) *refusal {
+	return &refusal{errno: wire.EINVAL, why: fmt.Sprintf(format, args...)}
+}
+
 // maxPayload is the longest payload that is read, and thrown away if it isn't
 // wanted. Behind a longer one the connection is closed: with extended headers
 // the specification asks for that, and without them a client that mistakes the
@@ -71,9 +75,6 @@ var allowed = map[wire.Command]wire.CommandFlags{
 
 // check tells what is wrong with a request but for its range, nil for nothing.
 func (c *Conn) check(r wire.Request) *refusal {
-	invalid := func(format string, args ...any) *refusal {
-		return &refusal{errno: wire.EINVAL, why: fmt.Sprintf(format, args...)}
-	}
 	c.mu.Lock()
 	refusing := c.refusing
 	c.mu.Unlock()
@@ -111,9 +112,6 @@ func (c *Conn) check(r wire.Request) *refusal {
 // checkRange tells what is wrong with the offset and length of a request, nil
 // for nothing ("Size constraints", "Error values").
 func (c *Conn) checkRange(r wire.Request) *refusal {
-	invalid := func(format string, args ...any) *refusal {
-		return &refusal{errno: wire.EINVAL, why: fmt.Sprintf(format, args...)}
-	}
 	if r.Command == wire.CmdFlush {
 		if r.Offset != 0 || r.Length != 0 {
 			return invalid("a flush has no offset and no length")

@@ -58,7 +58,13 @@ type Conn struct {
 	rates    rates
 	progress progress
 	inFlight sync.WaitGroup
-	writing  sync.Mutex // held while a reply is sent
+
+	// Held while a reply is made and sent, with what is used again for the next.
+	writing sync.Mutex
+	header  [64]byte    // of a reply, or of its first chunk
+	bufs    [][]byte    // the parts of a piece
+	out     net.Buffers // what is left of bufs
+	record  []byte      // the parts joined, see joins
 
 	mu       sync.Mutex
 	serving  bool // the client has its export
@@ -123,7 +129,7 @@ func newConn(s *Server, nc net.Conn, from client) *Conn {
 		nc:    nc,
 		peer:  nc.RemoteAddr(),
 		from:  from,
-		since: time.Now().UTC(),
+		since: time.Now(), // with the monotonic clock, see moved
 		br:    bufio.NewReaderSize(nc, readBuffer),
 		slots: make(chan struct{}, maxRequests),
 	}

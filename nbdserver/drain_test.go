@@ -24,6 +24,22 @@ func bounds(p Policy) *DrainPolicy {
 	return &DrainPolicy{Grace: 10 * time.Second, Timeout: 30 * time.Second, Policy: p}
 }
 
+// Every option is answered that the server ends, also one too long to be read.
+func TestOversizedOptionInADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		c := connect(t, s)
+		c.greet(3)
+		s.BeginDrain("test")
+		go c.option(wire.OptInfo, make([]byte, maxOption+1))
+		c.expect(wire.OptInfo, wire.RepErrShutdown)
+		synctest.Wait()
+		c.option(wire.OptAbort)
+		c.expect(wire.OptAbort, wire.RepAck)
+		c.Close()
+	})
+}
+
 // A drain closes all listeners, of any kind, and the Serve of each returns.
 func TestDrainClosesAllListeners(t *testing.T) {
 	s := newMemory(t, 1<<20)

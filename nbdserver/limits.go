@@ -49,14 +49,16 @@ type Limits struct {
 	// Rate bounds the payload of all connections together, and ConnectionRate
 	// that of each.
 	Rate, ConnectionRate Rate
-	// MaxMemory is how many bytes of memory the payloads of requests take at a
-	// time, over all connections, and MaxConnectionMemory the same for each.
+	// MaxMemory is how many bytes of memory the payloads of requests and the
+	// lists of extents take at a time, over all connections, and
+	// MaxConnectionMemory the same for each.
 	// Requests beyond that wait in their clients' sockets. Each is at least
 	// wire.MaxBlock; 0 means DefaultMaxMemory and DefaultMaxConnectionMemory.
 	//
 	// A connection that holds memory of requests and moves no payload for 10 s,
 	// because its client doesn't, is closed if another one has waited for
-	// memory for as long. Otherwise nobody is closed for being slow.
+	// memory for as long; of several the one that holds the most is. Otherwise
+	// nobody is closed for being slow.
 	MaxMemory, MaxConnectionMemory int64
 	// Exports has what holds for one export besides, by its name.
 	Exports map[string]ExportLimits

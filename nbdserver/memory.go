@@ -124,10 +124,18 @@ func (c *Conn) letGo(r wire.Request) {
 	c.memory.release(n)
 }
 
-// memoryOf is the size of the buffer that a request's payload needs.
+// extentsMemory is what a block status request of many extents takes: the list,
+// as the Backend makes it and then as it is sent.
+const extentsMemory = 64 * maxExtents
+
+// memoryOf is the memory that a request needs: the buffer for its payload, or
+// the list of extents.
 func memoryOf(r wire.Request) int64 {
-	if payload(r) == 0 {
-		return 0
+	switch {
+	case payload(r) != 0:
+		return int64(bufferSize(int(payload(r))))
+	case r.Command == wire.CmdBlockStatus && r.Flags&wire.FlagReqOne == 0:
+		return extentsMemory
 	}
-	return int64(bufferSize(int(payload(r))))
+	return 0
 }

@@ -2,12 +2,11 @@ package nbdserver
 
 import (
 	"context"
-	"io"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -111,21 +110,6 @@ func TestQuotaOverdue(t *testing.T) {
 	})
 }
 
-// scarce is a server whose memory one large request takes as a whole, with a
-// client that holds it by a read whose answer it doesn't take, and one that is
-// connected.
-func scarce(t *testing.T) (s *Server, hog, c *rawClient) {
-	t.Helper()
-	s = newMemory(t, 64*mib)
-	setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
-	hog, c = connect(t, s), connect(t, s)
-	hog.begin(false)
-	c.begin(false)
-	hog.request(0, wire.CmdRead, 1, 0, wire.MaxBlock)
-	synctest.Wait()
-	return s, hog, c
-}
-
 func TestMemoryOfAllClients(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 64*mib)
@@ -180,6 +164,58 @@ func TestMemoryIsThatOfBuffers(t *testing.T) {
 	}
 }
 
+// However many extents clients ask for without reading any, the lists take no
+// more memory than they may.
+func TestMemoryOfExtents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 64*mib)
+		gate := make(chan struct{})
+		record(s).extents = func(_, _ uint64, max int) ([]backend.Extent, error) {
+			if max > 1 {
+				<-gate
+			}
+			all := make([]backend.Extent, maxExtents)
+			for i := range all {
+				all[i] = backend.Extent{Length: 4096, Zero: i%2 == 0}
+			}
+			return all, nil
+		}
+		setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
+		const requests = maxRequests - 1
+		var all []*rawClient
+		for range 4 {
+			c := connect(t, s)
+			c.begin(true)
+			go func() {
+				for i := range uint64(requests) {
+					c.request(0, wire.CmdBlockStatus, i, 0, 64*mib)
+				}
+			}()
+			all = append(all, c)
+		}
+		synctest.Wait()
+		if n := s.inFlight.Load(); n != wire.MaxBlock/extentsMemory {
+			t.Errorf("%d requests for %d extents in flight", n, maxExtents)
+		}
+		// One extent takes nothing, and doesn't wait.
+		one := connect(t, s)
+		one.begin(true)
+		one.request(wire.FlagReqOne, wire.CmdBlockStatus, 7, 0, 64*mib)
+		if _, typ, cookie, p := one.chunk(); typ != 5 || cookie != 7 || len(p) != 4+8 {
+			t.Errorf("chunk of type %d with %d bytes for request %d", typ, len(p), cookie)
+		}
+		close(gate)
+		for _, c := range all {
+			for range requests {
+				if _, _, _, p := c.chunk(); len(p) != 4+8*maxExtents {
+					t.Fatalf("%d bytes", len(p))
+				}
+			}
+		}
+		closeAll(append(all, one)...)
+	})
+}
+
 func TestMaxConnectionMemoryChanges(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 64*mib)
@@ -207,222 +243,5 @@ func TestMaxConnectionMemoryChanges(t *testing.T) {
 			c.get(16 * mib)
 		}
 		c.Close()
-	})
-}
-
-// A client that stands still is let alone for as long as nobody wants what it
-// holds, and then for the time that somebody can be expected to wait.
-func TestStalledReaderIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s, hog, c := scarce(t)
-		time.Sleep(100 * time.Hour)
-		if n := len(s.connections()); n != 2 {
-			t.Fatalf("%d connections are left", n)
-		}
-		about(t, "the wait", c.reads(4096), stallTimeout)
-		hog.eof()
-		if n := s.stalled.Load(); n != 1 {
-			t.Errorf("%d stalled", n)
-		}
-		c.Close()
-	})
-}
-
-func TestStalledWriterIsClosed(t *testing.T) {
-	for name, trickle := range map[string]bool{"silent": false, "a byte each second": true} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				s := newMemory(t, 64*mib)
-				setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
-				hog, c := connect(t, s), connect(t, s)
-				hog.begin(false)
-				c.begin(false)
-				hog.request(0, wire.CmdWrite, 1, 0, wire.MaxBlock)
-				var trickling sync.WaitGroup
-				defer trickling.Wait()
-				if trickle {
-					trickling.Go(func() {
-						for {
-							if _, err := hog.Write([]byte{1}); err != nil {
-								return
-							}
-							time.Sleep(time.Second)
-						}
-					})
-				}
-				time.Sleep(time.Hour)
-				about(t, "the wait", c.reads(4096), stallTimeout)
-				hog.eof()
-				c.Close()
-			})
-		})
-	}
-}
-
-// Slow is not stalled: who moves a piece now and then is waited for.
-func TestSlowClientIsNotClosed(t *testing.T) {
-	const pause = 9 * time.Second
-	synctest.Test(t, func(t *testing.T) {
-		s, hog, c := scarce(t)
-		took := make(chan time.Duration)
-		go func() { took <- c.reads(4096) }()
-		hog.must(1, 0)
-		for range wire.MaxBlock / piece {
-			time.Sleep(pause)
-			hog.get(piece)
-		}
-		about(t, "behind a slow reader", <-took, wire.MaxBlock/piece*pause)
-
-		hog.request(0, wire.CmdWrite, 1, 0, wire.MaxBlock)
-		synctest.Wait()
-		go func() { took <- c.reads(4096) }()
-		for range wire.MaxBlock / piece {
-			time.Sleep(pause)
-			hog.put(make([]byte, piece))
-		}
-		hog.must(1, 0)
-		about(t, "behind a slow writer", <-took, wire.MaxBlock/piece*pause)
-		if n := s.stalled.Load(); n != 0 {
-			t.Errorf("%d stalled", n)
-		}
-		closeAll(hog, c)
-	})
-}
-
-// That the storage is slow is no client's fault.
-func TestSlowStorageClosesNobody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 64*mib)
-		setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
-		g := gate(s)
-		g.readGate = make(chan struct{})
-		one, two := connect(t, s), connect(t, s)
-		for _, c := range []*rawClient{one, two} {
-			c.begin(false)
-			c.request(0, wire.CmdRead, 1, 0, wire.MaxBlock)
-			synctest.Wait() // first come, first served
-		}
-		time.Sleep(time.Hour)
-		close(g.readGate)
-		for _, c := range []*rawClient{one, two} {
-			c.must(1, 0)
-			c.get(wire.MaxBlock)
-			c.Close()
-		}
-	})
-}
-
-// One stalled connection at a time is closed: it may be enough.
-func TestNoMoreThanNeededIsClosed(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 64*mib)
-		setLimits(t, s, Limits{MaxMemory: 64 * mib})
-		var hogs []*rawClient
-		for range 4 {
-			c := connect(t, s)
-			c.begin(false)
-			c.request(0, wire.CmdRead, 1, 0, 16*mib)
-			hogs = append(hogs, c)
-			time.Sleep(time.Hour)
-		}
-		done := make(chan time.Duration)
-		for range 8 {
-			c := connect(t, s)
-			c.begin(false)
-			go func() { done <- c.reads(mib); c.Close() }()
-		}
-		for range 8 {
-			about(t, "the wait", <-done, stallTimeout)
-		}
-		hogs[0].eof() // who has stalled for longest
-		if n := s.stalled.Load(); n != 1 {
-			t.Errorf("%d stalled", n)
-		}
-		closeAll(hogs...)
-	})
-}
-
-// Who waits for its own memory only is in nobody's way.
-func TestNobodyIsClosedForItself(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 64*mib)
-		setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
-		c := connect(t, s)
-		c.begin(false)
-		for range 2 {
-			c.request(0, wire.CmdRead, 1, 0, wire.MaxBlock)
-		}
-		time.Sleep(time.Hour)
-		for range 2 {
-			c.must(1, 0)
-			c.get(wire.MaxBlock)
-		}
-		c.Close()
-	})
-}
-
-// Another one is closed a second later, however many wait.
-func TestOneIsClosedAtATime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 64*mib)
-		setLimits(t, s, Limits{MaxMemory: 64 * mib})
-		var all []*rawClient
-		for range 6 {
-			c := connect(t, s)
-			c.begin(false)
-			all = append(all, c)
-		}
-		for _, hog := range all[:4] {
-			hog.request(0, wire.CmdRead, 1, 0, 16*mib)
-			synctest.Wait()
-		}
-		done := make(chan time.Duration)
-		go func() { done <- all[4].reads(32 * mib) }() // needs what two of them hold
-		time.Sleep(stallCheck / 2)
-		go func() { all[5].reads(4096); done <- 0 }()
-		about(t, "the wait", max(<-done, <-done), stallTimeout+stallCheck)
-		if n := s.stalled.Load(); n != 2 {
-			t.Errorf("%d stalled", n)
-		}
-		closeAll(all...)
-	})
-}
-
-// Clients that write and don't read meanwhile hold all memory, and each waits
-// for that of the other: that ends, too.
-func TestCircleOfWaitingEnds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := newMemory(t, 64*mib)
-		setLimits(t, s, Limits{MaxMemory: 32 * mib})
-		one, two := connect(t, s), connect(t, s)
-		for _, c := range []*rawClient{one, two} {
-			c.begin(false)
-		}
-		for i := range 2 { // the first read is answered, and stalls; the second waits
-			for _, c := range []*rawClient{one, two} {
-				c.request(0, wire.CmdRead, uint64(i), 0, 16*mib)
-			}
-			synctest.Wait()
-		}
-		served := make(chan bool)
-		for _, c := range []*rawClient{one, two} {
-			go func() {
-				// Nothing reads this, for as long as the reads wait.
-				_, err := c.Write(pack(uint32(0x25609513), uint16(0), uint16(wire.CmdFlush), uint64(2), uint64(0), uint32(0)))
-				if err == nil {
-					_, err = io.CopyN(io.Discard, c, 3*16+32*mib)
-				}
-				c.Close()
-				served <- err == nil
-			}()
-		}
-		start := time.Now()
-		if a, b := <-served, <-served; a == b {
-			t.Errorf("served: %v, %v", a, b)
-		}
-		about(t, "the circle", time.Since(start), stallTimeout)
-		if n := s.stalled.Load(); n != 1 {
-			t.Errorf("%d stalled", n)
-		}
 	})
 }

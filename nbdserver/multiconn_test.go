@@ -114,6 +114,47 @@ func TestFlushCoversAllConnections(t *testing.T) {
 	}
 }
 
+// TestSlowFlushStopsNobodyElse: those who wait for one volume's flush take no
+// place that requests to another need.
+func TestSlowFlushStopsNobodyElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, v := newVolatile(t)
+		v.flushing, v.gate = make(chan struct{}, 1<<10), make(chan struct{})
+		s.Exports = append(s.Exports, &Export{Name: "other", Backend: v.Backend})
+		const requests = maxRequests - 1
+		var waiting []*rawClient
+		for range maxWork/requests + 1 {
+			c := connect(t, s)
+			c.begin(false)
+			for i := range uint64(requests) {
+				c.request(0, wire.CmdFlush, i, 0, 0)
+			}
+			waiting = append(waiting, c)
+		}
+		synctest.Wait()
+		other := connect(t, s)
+		other.greet(3)
+		other.option(wire.OptGo, str("other"), uint16(0))
+		other.expect(wire.OptGo, wire.RepAck)
+		other.request(0, wire.CmdRead, 1, 0, 512)
+		synctest.Wait()
+		if n := s.Exports[1].requests[wire.CmdRead][0].Load(); n != 1 {
+			t.Errorf("a read waits for %d flushes of another volume", s.inFlight.Load()-1)
+		}
+		close(v.gate)
+		other.must(1, 0)
+		other.get(512)
+		for _, c := range waiting {
+			for range requests {
+				if _, e := c.simple(); e != 0 {
+					t.Fatal(e)
+				}
+			}
+		}
+		closeAll(append(waiting, other)...)
+	})
+}
+
 // TestFlushUnderWayIsNotShared: a flush that has begun doesn't cover what
 // completes meanwhile, so that who asks then gets one of his own.
 func TestFlushUnderWayIsNotShared(t *testing.T) {

@@ -135,7 +135,10 @@ func (c *Conn) tooBig(h wire.OptionHeader) error {
 		c.allocation = nil // as when it fails in any other way
 	}
 	typ := wire.RepErrTooBig
-	if c.tlsForced() && h.Option != wire.OptStartTLS {
+	switch {
+	case c.srv.Phase() != Serving:
+		typ = wire.RepErrShutdown
+	case c.tlsForced() && h.Option != wire.OptStartTLS:
 		typ = wire.RepErrTLSReqd
 	}
 	err := c.fail(h.Option, typ, fmt.Sprintf("an option of %d bytes; %d are allowed", h.Length, maxOption))

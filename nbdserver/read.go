@@ -1,8 +1,6 @@
 package nbdserver
 
 import (
-	"net"
-
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
@@ -81,11 +79,11 @@ func splitRead(found []backend.Extent, length uint64) (parts []wire.Extent) {
 }
 
 // answerRead sends the data of a read in its parts. All of it has been read, so
-// nothing can fail half way.
+// nothing can fail half way. c.writing is held.
 func (c *Conn) answerRead(r wire.Request, data []byte, parts []wire.Extent) {
 	reply := replyTo(r)
 	headers := make([]byte, 0, len(parts)*wire.MaxChunkHeader)
-	bufs := make(net.Buffers, 0, 2*len(parts))
+	bufs := make([][]byte, 0, 2*len(parts))
 	offset := r.Offset
 	sent := 0 // bytes of headers that are in bufs
 	for i, p := range parts {
@@ -106,8 +104,5 @@ func (c *Conn) answerRead(r wire.Request, data []byte, parts []wire.Extent) {
 	if sent < len(headers) { // a hole at the end
 		bufs = append(bufs, headers[sent:])
 	}
-	if len(bufs) == 1 { // nothing but a hole
-		bufs = append(bufs, nil)
-	}
-	c.send(bufs[0], bufs[1], bufs[2:]...)
+	c.send(bufs...)
 }

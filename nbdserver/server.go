@@ -30,7 +30,7 @@ import (
 )
 
 // maxWork is how many calls into Backends are under way at a time, over all
-// connections. Each may block a thread of the operating system for as long as
+// connections, besides one flush of each. Each may block a thread of the operating system for as long as
 // the storage is slow, and a process that needs too many of them is ended by the
 // runtime or by its container's limit.
 const maxWork = 256

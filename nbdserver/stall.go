@@ -3,8 +3,6 @@ package nbdserver
 import (
 	"errors"
 	"io"
-	"net"
-	"slices"
 	"sync/atomic"
 	"time"
 )
@@ -20,12 +18,15 @@ const (
 	// moves when one of them is through: under pressure, 256 KiB in 10 s is
 	// slow enough to be closed.
 	piece = 256 << 10
+	// maxHeaders is more than the headers of a reply take, those of all the
+	// parts of a read among them.
+	maxHeaders = 4 << 10
 )
 
 // progress tells whether a client keeps the server waiting.
 type progress struct {
 	waiting atomic.Int32 // reads of payload and writes of replies under way
-	last    atomic.Int64 // when one began or was through with a piece, on the clock of the connection
+	last    atomic.Int64 // nanoseconds from c.since to when one began or was through with a piece
 }
 
 // beginIO and endIO are around what waits for the client. To begin counts as
@@ -48,10 +49,11 @@ func (c *Conn) stalledFor() time.Duration {
 	return time.Since(c.since) - time.Duration(c.progress.last.Load())
 }
 
-// closeStalled closes the connection that has stalled for longest, for the sake
-// of one that has waited for memory for stallTimeout. A paused virtual machine
-// may stall for hours without being in anybody's way, so it is no more than
-// one, and only then.
+// closeStalled closes the connection that holds the most memory of those that
+// have stalled for stallTimeout, and of equals the one that has stalled for
+// longest, for the sake of one that has waited for memory for as long. A paused
+// virtual machine may stall for hours without being in anybody's way, so it is
+// no more than one, only then, and not those that hold too little to matter.
 func (s *Server) closeStalled(waiting *Conn) {
 	s.mu.Lock()
 	now := time.Now()
@@ -61,10 +63,15 @@ func (s *Server) closeStalled(waiting *Conn) {
 	}
 	s.stallChecked = now
 	var worst *Conn
-	longest := stallTimeout
+	var most int64
+	var longest time.Duration
 	for c := range s.conns {
-		if d := c.stalledFor(); d >= longest && c != waiting {
-			worst, longest = c, d
+		d, held := c.stalledFor(), c.held.Load()
+		if d < stallTimeout || c == waiting {
+			continue
+		}
+		if held > most || held == most && d > longest {
+			worst, most, longest = c, held, d
 		}
 	}
 	s.mu.Unlock()
@@ -91,27 +98,41 @@ func (c *Conn) readPayload(p []byte) error {
 	return nil
 }
 
-// write sends the parts of a reply, one after another.
+// write sends the parts of a reply, one after another. c.writing is held.
 func (c *Conn) write(parts [][]byte) error {
 	c.beginIO()
 	defer c.endIO()
-	for len(parts) > 0 {
-		var bufs net.Buffers // a piece
-		room := piece
-		for room > 0 && len(parts) > 0 {
-			n := min(len(parts[0]), room)
-			if n > 0 {
-				bufs = append(bufs, parts[0][:n])
-				room -= n
+	left := 0
+	for _, p := range parts {
+		left += len(p)
+	}
+	for left > 0 {
+		// The last piece takes the rest: a read of 256 KiB is one call.
+		n := left
+		if left > piece+maxHeaders {
+			n = piece
+		}
+		left -= n
+		c.bufs = c.bufs[:0]
+		for room := n; room > 0; {
+			p := parts[0][:min(len(parts[0]), room)]
+			if len(p) > 0 {
+				c.bufs = append(c.bufs, p)
+				room -= len(p)
 			}
-			if parts[0] = parts[0][n:]; len(parts[0]) == 0 {
+			if parts[0] = parts[0][len(p):]; len(parts[0]) == 0 {
 				parts = parts[1:]
 			}
 		}
-		if n := piece - room; c.joins(n) {
-			bufs = net.Buffers{slices.Concat(bufs...)}
+		if len(c.bufs) > 1 && c.joins(n) {
+			c.record = c.record[:0]
+			for _, p := range c.bufs {
+				c.record = append(c.record, p...)
+			}
+			c.bufs = append(c.bufs[:0], c.record)
 		}
-		if _, err := bufs.WriteTo(c.nc); err != nil {
+		c.out = c.bufs // it is consumed, the array stays
+		if _, err := c.out.WriteTo(c.nc); err != nil {
 			return err
 		}
 		c.moved()

@@ -152,7 +152,7 @@ func (c *Conn) status() ClientStatus {
 	st := ClientStatus{
 		Peer:         c.peer.String(),
 		State:        state.String(),
-		Since:        c.since,
+		Since:        c.since.UTC(),
 		Requests:     c.requests.Load(),
 		Errors:       c.errors.Load(),
 		BytesRead:    c.read.Load(),

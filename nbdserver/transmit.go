@@ -172,9 +172,27 @@ func (c *Conn) handle(r wire.Request, data []byte, read time.Time) {
 	c.answer(r, data, extents)
 }
 
-// do does what a request asks for, when its turn has come. The extents are the
-// answer to a block status request, and of a read the parts of its answer.
+// do does what a request asks for. The extents are the answer to a block status
+// request, and of a read the parts of its answer.
+//
+// A flush needs no place among the calls into Backends: there is one at a time
+// for each export. If those who wait for it had one each, a disk that is slow to
+// flush would stop the volumes on others.
 func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error) {
+	if r.Command != wire.CmdFlush {
+		extents, err = c.call(r, data)
+	} else {
+		err = c.ctx.Err()
+	}
+	flush := r.Command == wire.CmdFlush || r.Flags&wire.FlagFUA != 0 && changes(r.Command)
+	if err == nil && flush && !c.export.info.ReadOnly {
+		err = c.export.flusher.Flush(c.ctx)
+	}
+	return extents, err
+}
+
+// call calls the Backend when the request's turn has come.
+func (c *Conn) call(r wire.Request, data []byte) (extents []wire.Extent, err error) {
 	select {
 	case c.srv.work <- struct{}{}:
 		defer func() { <-c.srv.work }()
@@ -204,10 +222,6 @@ func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error
 		err = b.Cache(c.ctx, r.Offset, r.Length)
 	case wire.CmdBlockStatus:
 		extents, err = c.blockStatus(r)
-	}
-	flush := r.Command == wire.CmdFlush || r.Flags&wire.FlagFUA != 0 && changes(r.Command)
-	if err == nil && flush && !c.export.info.ReadOnly {
-		err = c.export.flusher.Flush(c.ctx)
 	}
 	return extents, err
 }

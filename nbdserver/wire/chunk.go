@@ -1,6 +1,9 @@
 package wire
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // ChunkFlags are the flags of a reply's chunk ("Structured and extended header
 // reply flags").
@@ -107,6 +110,7 @@ type Extent struct {
 // AppendBlockStatus appends a last chunk with the status of a range.
 func (r Reply) AppendBlockStatus(b []byte, contextID uint32, extents []Extent) []byte {
 	if !r.Extended {
+		b = slices.Grow(b, 20+4+8*len(extents))
 		b = r.appendHeader(b, ChunkDone, ChunkBlockStatus, uint32(4+8*len(extents)))
 		b = binary.BigEndian.AppendUint32(b, contextID)
 		for _, e := range extents {
@@ -115,6 +119,7 @@ func (r Reply) AppendBlockStatus(b []byte, contextID uint32, extents []Extent) [
 		}
 		return b
 	}
+	b = slices.Grow(b, 32+8+16*len(extents))
 	b = r.appendHeader(b, ChunkDone, ChunkBlockStatusExt, uint32(8+16*len(extents)))
 	b = binary.BigEndian.AppendUint32(b, contextID)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(extents)))
