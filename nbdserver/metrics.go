@@ -31,6 +31,10 @@ var (
 		"Bytes that successful requests were about: of reads and writes the payload, of others the length of the range.", []string{"export", "command"}, nil)
 	descFlushFailures = prometheus.NewDesc("nbd_server_flush_failures_total",
 		"Flushes that failed. Once one has, data may be lost and every later one of the export fails too.", []string{"export"}, nil)
+	descScratch = prometheus.NewDesc("nbd_server_scratch_bytes",
+		"Bytes that the scratch of a copy-on-write volume holds.", []string{"export"}, nil)
+	descScratchLimit = prometheus.NewDesc("nbd_server_scratch_limit_bytes",
+		"Bytes that the scratch of a copy-on-write volume may hold; +Inf without a limit.", []string{"export"}, nil)
 	descPanics = prometheus.NewDesc("nbd_server_panics_total",
 		"Panics that were survived. One in a request costs the connection that it came from.", nil, nil)
 	descPaused = prometheus.NewDesc("nbd_server_paused",
@@ -49,7 +53,7 @@ var (
 
 // descs are those of all metrics but the latency, which describes itself.
 var descs = []*prometheus.Desc{descBuild, descStart, descConnections, descAccepted, descRefused, descStalled, descInFlight, descRequests,
-	descBytes, descFlushFailures, descPanics, descPaused, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
+	descBytes, descFlushFailures, descScratch, descScratchLimit, descPanics, descPaused, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
 
 // Collector returns the server's metrics for a Prometheus registry.
 func (s *Server) Collector() prometheus.Collector {
@@ -98,6 +102,14 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, e := range s.Exports {
 		name := label(e.Name)
 		send(descFlushFailures, prometheus.CounterValue, float64(e.flusher.failures.Load()), name)
+		if st := e.status(); st.ScratchBytes != nil {
+			limit := math.Inf(1)
+			if st.ScratchLimit != nil {
+				limit = float64(*st.ScratchLimit)
+			}
+			send(descScratch, prometheus.GaugeValue, float64(*st.ScratchBytes), name)
+			send(descScratchLimit, prometheus.GaugeValue, limit, name)
+		}
 		for i := range e.requests {
 			if i == int(wire.CmdDisc) {
 				continue // it has no answer

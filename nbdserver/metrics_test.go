@@ -202,6 +202,7 @@ func TestMetricsLint(t *testing.T) {
 func drained(t *testing.T) *Server {
 	t.Helper()
 	s := newMemory(t, 1<<20)
+	copyOnWrite(t, s, 0)
 	if err := s.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}

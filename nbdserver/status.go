@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -79,6 +80,11 @@ type ExportStatus struct {
 	// BytesRead and BytesWritten count the payload of successful requests.
 	BytesRead    uint64 `json:"bytesRead"`
 	BytesWritten uint64 `json:"bytesWritten"`
+	// ScratchBytes is what the scratch of a copy-on-write volume holds, and
+	// ScratchLimit what it may hold, in bytes. They are missing where there is no
+	// scratch, and the second where it has no limit.
+	ScratchBytes *uint64 `json:"scratchBytes,omitempty"`
+	ScratchLimit *uint64 `json:"scratchLimit,omitempty"`
 }
 
 // String returns the state as it stands in the metrics and the status.
@@ -107,13 +113,25 @@ func (s *Server) Status() Status {
 	st.Drain = s.policy().bounds(st.DrainStartedAt)
 	st.Clients = clients(s.connections())
 	for _, e := range s.Exports {
-		st.Exports = append(st.Exports, ExportStatus{
-			Name:         e.Name,
-			Size:         e.size.Load(),
-			ReadOnly:     e.info.ReadOnly,
-			BytesRead:    e.bytes[wire.CmdRead].Load(),
-			BytesWritten: e.bytes[wire.CmdWrite].Load(),
-		})
+		st.Exports = append(st.Exports, e.status())
+	}
+	return st
+}
+
+func (e *Export) status() ExportStatus {
+	st := ExportStatus{
+		Name:         e.Name,
+		Size:         e.size.Load(),
+		ReadOnly:     e.info.ReadOnly,
+		BytesRead:    e.bytes[wire.CmdRead].Load(),
+		BytesWritten: e.bytes[wire.CmdWrite].Load(),
+	}
+	if b, ok := e.Backend.(backend.Scratch); ok {
+		used, limit := b.Scratch()
+		st.ScratchBytes = &used
+		if limit != 0 {
+			st.ScratchLimit = &limit
+		}
 	}
 	return st
 }

@@ -92,7 +92,7 @@ func TestHelp(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write][,tls=require]",
+		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]\n[,scratch=DIR][,scratch-size=SIZE][,tls=require]",
 		"--listen", "(default tcp://127.0.0.1:10809; with --run a private unix socket)", "--http", "--control",
 		"--exit-when-file-created", "--exit-when-file-deleted", "--exit-when-pipe-closed",
 		"--exit-when-process-exits", "--exit-when-script", "--exit-when-idle",

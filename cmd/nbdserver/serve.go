@@ -69,12 +69,16 @@ func serveCommand() *cobra.Command {
 		Long: `Serve volumes over NBD until an exit condition becomes true or SIGTERM comes;
 then drain and exit. A second SIGTERM closes everything at once.
 
-VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write][,tls=require]
+VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]
+[,scratch=DIR][,scratch-size=SIZE][,tls=require]
   SOURCE  the path of a file or block device, or memory:SIZE
   NAME    what clients ask for; default: the base name of the file. The first
           volume is also the default export ""
   root    the directory that SOURCE is relative to, and never leads out of
-  access  default: read-only; for memory read-write
+  access  default: read-only; for memory read-write. copy-on-write: what clients
+          write is dropped at the end, the file or device stays as it is
+  scratch the directory for what they write; default: $TMPDIR, or /var/tmp
+  scratch-size  the most of it, default: no limit
   tls     with --tls on: clients don't see the volume before they use TLS
 
 Exit codes: 0 drained, nothing cut short; 1 usage or start-up error; 3 clients

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -13,10 +14,12 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/file"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
+	"github.com/nbdexport/nbdexport/nbdserver/filter/cow"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
-// volume is a VOLUME argument: [NAME=]SOURCE[,root=DIR][,access=ACCESS][,tls=require].
+// volume is a VOLUME argument:
+// [NAME=]SOURCE[,root=DIR][,access=ACCESS][,scratch=DIR][,scratch-size=SIZE][,tls=require].
 type volume struct {
 	name     string
 	path     string // of a file or block device, unless memory
@@ -24,8 +27,13 @@ type volume struct {
 	memory   bool
 	size     uint64 // of the memory, in bytes
 	readOnly bool
-	tls      bool // clients must use it
+	cow      bool        // copy-on-write
+	scratch  cow.Options // with that
+	tls      bool        // clients must use it
 }
+
+// volumeOptions are those that may stand at the end of a VOLUME argument.
+var volumeOptions = []string{"access", "root", "scratch", "scratch-size", "tls"}
 
 // parseVolume reads a VOLUME argument. What stands before the first "=" is the
 // name if it has no "/" in it, so that a path may hold any character; the
@@ -40,7 +48,7 @@ func parseVolume(arg string) (volume, error) {
 			break
 		}
 		key, value, ok := strings.Cut(rest[i+1:], "=")
-		if !ok || key != "access" && key != "root" && key != "tls" {
+		if !ok || !slices.Contains(volumeOptions, key) {
 			break
 		}
 		if _, dup := options[key]; dup {
@@ -124,8 +132,32 @@ func (v *volume) setOptions(arg string, options map[string]string) error {
 		v.readOnly = true
 	case access == "read-write":
 		v.readOnly = false
+	case access == "copy-on-write" && v.memory:
+		return fmt.Errorf("volume %q: memory has nothing below it to be copied on write: leave access out", arg)
+	case access == "copy-on-write":
+		v.readOnly, v.cow = false, true
 	default:
-		return fmt.Errorf("volume %q: access is read-only or read-write, not %q", arg, access)
+		return fmt.Errorf("volume %q: access is read-only, read-write or copy-on-write, not %q", arg, access)
+	}
+	return v.setScratch(arg, options)
+}
+
+func (v *volume) setScratch(arg string, options map[string]string) error {
+	dir, hasDir := options["scratch"]
+	size, hasSize := options["scratch-size"]
+	if (hasDir || hasSize) && !v.cow {
+		return fmt.Errorf("volume %q: scratch and scratch-size go with access=copy-on-write", arg)
+	}
+	if hasDir && dir == "" {
+		return fmt.Errorf("volume %q: scratch names a directory", arg)
+	}
+	v.scratch.Dir = dir
+	if hasSize {
+		n, err := parseSize(size)
+		if err != nil {
+			return fmt.Errorf("volume %q: scratch-size: %w", arg, err)
+		}
+		v.scratch.Limit = n
 	}
 	return nil
 }
@@ -176,5 +208,13 @@ func (v volume) open() (backend.Backend, error) {
 	if v.memory {
 		return memory.New(v.size)
 	}
-	return file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly})
+	f, err := file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly || v.cow})
+	if err != nil || !v.cow {
+		return f, err
+	}
+	o, err := cow.Open(f, v.scratch)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), f.Close())
+	}
+	return o, nil
 }

@@ -4,9 +4,12 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/nbdexport/nbdexport/nbdserver/backend"
+	"github.com/nbdexport/nbdexport/nbdserver/filter/cow"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -26,6 +29,9 @@ func TestParseVolume(t *testing.T) {
 		{"vda=a.img,access=read-write,root=/data", volume{name: "vda", path: "a.img", root: "/data"}},
 		{"vda=a.img,tls=require", volume{name: "vda", path: "a.img", readOnly: true, tls: true}},
 		{"memory:1M,tls=require,access=read-only", volume{name: "memory", memory: true, size: 1 << 20, readOnly: true, tls: true}},
+		{"vda=a.img,access=copy-on-write", volume{name: "vda", path: "a.img", cow: true}},
+		{"vda=a.img,scratch-size=1G,scratch=/scratch,root=/data,access=copy-on-write", volume{name: "vda", path: "a.img", root: "/data",
+			cow: true, scratch: cow.Options{Dir: "/scratch", Limit: 1 << 30}}},
 		{"two words=x", volume{name: "two words", path: "x", readOnly: true}},
 		{long + "=x", volume{name: long, path: "x", readOnly: true}},
 
@@ -65,6 +71,12 @@ func TestParseVolumeRefuses(t *testing.T) {
 		{"a.img,root=/a,root=/b", "root is given twice"},
 		{"a.img,tls=off", `not "off"`},
 		{"a.img,tls=", `not ""`},
+		{"memory:1M,access=copy-on-write", "memory has nothing below it"},
+		{"a.img,scratch=/s", "go with access=copy-on-write"},
+		{"a.img,access=read-write,scratch-size=1G", "go with access=copy-on-write"},
+		{"a.img,access=copy-on-write,scratch=", "scratch names a directory"},
+		{"a.img,access=copy-on-write,scratch-size=lots", `scratch-size: "lots" is no size`},
+		{"a.img,access=copy-on-write,scratch=/a,scratch=/b", "scratch is given twice"},
 		{strings.Repeat("n", wire.MaxString+1) + "=x", "a name is at most 4096 bytes"},
 		{"\xff=x", "UTF-8"},
 	}
@@ -142,6 +154,42 @@ func TestOpenVolumes(t *testing.T) {
 	}
 }
 
+// TestOpenCopyOnWrite: two volumes of one file know nothing of each other, and the
+// file needn't be writable.
+func TestOpenCopyOnWrite(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "disk"), make([]byte, 1<<20), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	v := volume{name: "a", path: "disk", root: dir, cow: true, scratch: cow.Options{Dir: t.TempDir()}}
+	limited := v
+	limited.name, limited.scratch.Limit = "b", 1<<16
+	exports, err := openVolumes([]volume{v, limited})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeVolumes(exports)
+	p := make([]byte, 4)
+	for i, limit := range []uint64{0, 1 << 16} {
+		e := exports[i]
+		if err := e.Backend.WriteAt(t.Context(), []byte(e.Name+"..."), 5); err != nil || e.ReadOnly || e.Backend.Info().ReadOnly {
+			t.Errorf("%q can't be written to: %v, %+v", e.Name, err, e.Backend.Info())
+		}
+		if used, got := e.Backend.(backend.Scratch).Scratch(); used != 1<<16 || got != limit {
+			t.Errorf("the scratch of %q holds %d bytes of %d", e.Name, used, got)
+		}
+	}
+	for _, e := range exports {
+		if err := e.Backend.ReadAt(t.Context(), p, 5); err != nil || string(p) != e.Name+"..." {
+			t.Errorf("%q reads as %q (%v)", e.Name, p, err)
+		}
+	}
+	v.scratch.Dir = "/nonexistent"
+	if _, err := openVolumes([]volume{v}); err == nil || err.Error() != `volume "a": scratch in "/nonexistent": no such file or directory` {
+		t.Errorf("a scratch that isn't there: %v", err)
+	}
+}
+
 // FuzzParseVolume checks what holds for every argument that is accepted.
 func FuzzParseVolume(f *testing.F) {
 	f.Fuzz(func(t *testing.T, arg string) {
@@ -159,6 +207,8 @@ func FuzzParseVolume(f *testing.F) {
 			t.Errorf("a volume in memory: %+v", v)
 		case !v.memory && (v.path == "" || v.size != 0):
 			t.Errorf("a file: %+v", v)
+		case v.cow && (v.memory || v.readOnly) || !v.cow && v.scratch != cow.Options{}:
+			t.Errorf("a scratch: %+v", v)
 		}
 		if v.memory {
 			return
@@ -169,14 +219,23 @@ func FuzzParseVolume(f *testing.F) {
 		if v.readOnly {
 			access = "read-only"
 		}
+		if v.cow {
+			access = "copy-on-write"
+		}
 		full := v.path + ",access=" + access
+		if v.scratch.Dir != "" {
+			full += ",scratch=" + v.scratch.Dir
+		}
+		if v.scratch.Limit != 0 {
+			full += ",scratch-size=" + strconv.FormatUint(v.scratch.Limit, 10)
+		}
 		if v.root != "" {
 			full += ",root=" + v.root
 		}
 		if v.tls {
 			full += ",tls=require"
 		}
-		if strings.ContainsAny(v.name, "/=") || strings.Contains(v.root, ",") {
+		if strings.ContainsAny(v.name, "/=") || strings.Contains(v.root+v.scratch.Dir, ",") {
 			return // can't be written out
 		}
 		if again, err := parseVolume(v.name + "=" + full); err != nil || again != v {

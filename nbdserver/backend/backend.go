@@ -115,3 +115,11 @@ type Resizer interface {
 	// at the same time as every method but Close.
 	Resize(ctx context.Context) (size uint64, err error)
 }
+
+// Scratch is a Backend that keeps what is written to it in a scratch, which is
+// gone when it is closed.
+type Scratch interface {
+	// Scratch tells how many bytes the scratch holds and how many it may hold, 0
+	// for no limit. It may be called at any time, after Close too.
+	Scratch() (used, limit uint64)
+}

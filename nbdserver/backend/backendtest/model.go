@@ -15,8 +15,8 @@ const opSize = 8
 // maxOps bounds what one stream may do.
 const maxOps = 400
 
-// Model does to a new volume what a stream of operations says, does the same to
-// a plain slice, and compares the two. Any stream is valid: offsets and lengths
+// Model does to a volume what a stream of operations says, does the same to a
+// plain slice of what the volume held before, and compares the two. Any stream is valid: offsets and lengths
 // are taken modulo what the volume allows, bytes after the last whole operation
 // and operations after the 400th are ignored. The volume is at most 16 MiB
 // large. It serves as the body of a fuzz test.
@@ -26,7 +26,7 @@ func Model(t *testing.T, b backend.Backend, ops []byte) {
 	if size > 16<<20 {
 		t.Fatalf("a volume of %d bytes is too large for the model", size)
 	}
-	model := make([]byte, size)
+	model := read(t, b, int(size), 0)
 	ops = ops[:min(len(ops), maxOps*opSize)]
 	for ; len(ops) >= opSize; ops = ops[opSize:] {
 		off := uint64(binary.BigEndian.Uint32(ops[0:])&0xffffff) % size
