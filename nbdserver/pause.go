@@ -131,8 +131,8 @@ func (s *Server) expire(p *pause) {
 }
 
 // settle completes a pause and keeps it up until it is over. It takes all the
-// places for calls into Backends: with the last one no call is under way, and
-// no other can begin.
+// places for calls into Backends: with the last one no call but a flush is under
+// way, and no other can begin.
 func (s *Server) settle(p *pause) {
 	taken := 0
 	defer func() {

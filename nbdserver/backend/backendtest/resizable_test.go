@@ -3,7 +3,7 @@ package backendtest_test
 import (
 	"context"
 	"errors"
-	"runtime"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -110,18 +110,20 @@ var resizeFaults = []fault{
 		}
 	}},
 	{"SizeIsNotAtomic", "ResizeInUse", func(f *faulty, b backend.Backend) {
-		// While it is looked for, there is nothing.
+		// While it is looked for, there is nothing; and it takes until a read has
+		// come meanwhile.
 		var looking atomic.Bool
+		var once sync.Once
+		read := make(chan struct{})
 		f.resize = func(ctx context.Context) (uint64, error) {
 			looking.Store(true)
 			defer looking.Store(false)
-			for range 100 {
-				runtime.Gosched()
-			}
+			<-read
 			return b.(backend.Resizer).Resize(ctx)
 		}
 		f.readAt = func(ctx context.Context, p []byte, off uint64) error {
 			if looking.Load() {
+				once.Do(func() { close(read) })
 				return backend.ErrShrunk
 			}
 			return b.ReadAt(ctx, p, off)
