@@ -11,7 +11,7 @@ import (
 
 // CacheOptions keep the operator's memory small. All pods of the cluster have to
 // be watched, for any of them may end an export or hold its claim; what isn't
-// looked at is thrown away. Of Services only those made for exports are kept:
+// looked at is thrown away. Of Services and ConfigMaps only those made for exports are kept:
 // whether another one has the name is asked of the API server.
 func CacheOptions() cache.Options {
 	ours, err := labels.Parse(v1alpha1.LabelExport)
@@ -24,6 +24,7 @@ func CacheOptions() cache.Options {
 			&corev1.Pod{}:                   {Transform: trimPod},
 			&corev1.PersistentVolumeClaim{}: {Transform: trimClaim},
 			&corev1.Service{}:               {Label: ours},
+			&corev1.ConfigMap{}:             {Label: ours},
 		},
 	}
 }

@@ -30,7 +30,12 @@ func decide(o *observed) plan {
 	if exit, met := podDeleted(o); met {
 		return decideDrain(o, exit)
 	}
-	return decideService(o)
+	if exit, met := deadlineOver(o); met {
+		return decideDrain(o, exit)
+	}
+	p := decideService(o)
+	p.untilDeadline(o)
+	return p
 }
 
 // decideDeletion lets the pod drain, and then the export go.
@@ -121,9 +126,14 @@ func decideService(o *observed) plan {
 	if f, found := firstOf(nameChecks, o); found {
 		p.say = append(p.say, blocked(f)...)
 		p.releasePod, p.again = leftover(o)
+		if _, isPod := podNameTaken(o); !isPod {
+			// The cache hasn't what isn't ours: nobody tells when it is gone.
+			p.lookAgainIn(refusedDelay)
+		}
 		return p
 	}
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
+	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
 	p.served = true
 
 	p.watched = unrecorded(o)

@@ -18,10 +18,11 @@ import (
 // observed is what a decision is made from.
 type observed struct {
 	export *v1alpha1.NBDExport
-	// pod and service have the names that the export's own would have, whoever
-	// they belong to; nil if there is none.
-	pod     *corev1.Pod
-	service *corev1.Service
+	// pod, service and configMap have the names that the export's own would have,
+	// whoever they belong to; nil if there is none.
+	pod       *corev1.Pod
+	service   *corev1.Service
+	configMap *corev1.ConfigMap
 	// claims are the claims of the export, by name, without those that don't
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
@@ -54,6 +55,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return o, nil
 	}
 	if o.service, err = find[corev1.Service](ctx, r, e.Namespace, name); err != nil {
+		return nil, err
+	}
+	if o.configMap, err = find[corev1.ConfigMap](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {

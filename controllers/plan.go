@@ -11,6 +11,8 @@ type plan struct {
 	pod podAction
 	// applyService says that the Service is missing or isn't as it has to be.
 	applyService bool
+	// applyConfigMap says the same of the ConfigMap.
+	applyConfigMap bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
 	// releaseExport takes the finalizer off the export.

@@ -46,6 +46,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		For(&v1alpha1.NBDExport{}).
 		Owns(&corev1.Pod{}).
 		Owns(&corev1.Service{}).
+		Owns(&corev1.ConfigMap{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).

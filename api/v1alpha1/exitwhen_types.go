@@ -1,5 +1,11 @@
 package v1alpha1
 
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
 // RunDir is the directory that every container of an export's pod shares: the
 // place for the files and FIFOs of exit conditions.
 const RunDir = "/run/nbdexport"
@@ -7,7 +13,7 @@ const RunDir = "/run/nbdexport"
 // ExitCondition is something that ends the export when it happens. It counts
 // once: what happened isn't taken back.
 //
-// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script
+// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script;lastClientLeft;idle;deadline
 type ExitCondition struct {
 	// Name is how status tells which condition ended the export: 1 to 63
 	// characters, lower-case letters, digits and dashes, with a letter or digit
@@ -40,6 +46,68 @@ type ExitCondition struct {
 	// Script is met when a command exits with 88.
 	// +optional
 	Script *Script `json:"script,omitempty"`
+
+	// LastClientLeft is met when clients have come and all of them have left. A
+	// server that was started again counts anew.
+	// +optional
+	LastClientLeft *LastClientLeft `json:"lastClientLeft,omitempty"`
+
+	// Idle is met when no client has been connected for a while: since the last
+	// one left, or since the server started.
+	// +optional
+	Idle *Idle `json:"idle,omitempty"`
+
+	// Deadline is met at a time, whether clients are connected or not.
+	// +optional
+	Deadline *Deadline `json:"deadline,omitempty"`
+}
+
+// LastClientLeft is the condition that clients have come and gone.
+type LastClientLeft struct {
+	// GraceSeconds is how long nobody may have been connected, for clients that
+	// connect several times for one job: 0 to 86400 seconds.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	GraceSeconds int32 `json:"graceSeconds,omitempty"`
+}
+
+// Idle is the condition that nobody is connected.
+type Idle struct {
+	// Seconds without a client: 1 to 31536000, which is a year.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=31536000
+	Seconds int32 `json:"seconds,omitempty"`
+}
+
+// Deadline is a time, or how long it is until then.
+//
+// +kubebuilder:validation:ExactlyOneOf=seconds;time
+type Deadline struct {
+	// Seconds after the creation of the NBDExport, however long it took to be
+	// served and however often its server was started: 1 to 31536000, which is a
+	// year.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=31536000
+	Seconds int32 `json:"seconds,omitempty"`
+
+	// Time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds. One in
+	// the past has come already.
+	// +optional
+	Time *metav1.Time `json:"time,omitempty"`
+}
+
+// At is when the deadline of an export is that was created at the given time, in
+// UTC and whole seconds.
+func (d Deadline) At(created time.Time) time.Time {
+	at := created.Add(time.Duration(d.Seconds) * time.Second)
+	if d.Time != nil {
+		at = d.Time.Time
+	}
+	return at.UTC().Truncate(time.Second)
 }
 
 // PodDeleted names a pod.

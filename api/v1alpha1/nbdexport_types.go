@@ -29,9 +29,10 @@ type NBDExport struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is what is offered, how, and until when. It can't be changed.
+	// Spec is what is offered, how, and until when. Nothing of it can be changed
+	// but limits.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec is immutable: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// Status is what the operator has seen and done.
@@ -93,6 +94,12 @@ type NBDExportSpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	Service Service `json:"service,omitzero"`
+
+	// Limits are what clients may use, and who may be one. They can be changed, and
+	// hold without a new pod and without a disconnect, within two minutes or so: it
+	// is the kubelet that brings them to the server.
+	// +optional
+	Limits Limits `json:"limits,omitzero"`
 
 	// Template says what the export's pod has beside the server, where it runs
 	// and what it may use.

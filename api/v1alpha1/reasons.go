@@ -108,6 +108,12 @@ const (
 	ExitPipeClosed = "PipeClosed"
 	// ExitScript is the reason of script.
 	ExitScript = "Script"
+	// ExitLastClientLeft is the reason of lastClientLeft.
+	ExitLastClientLeft = "LastClientLeft"
+	// ExitIdle is the reason of idle.
+	ExitIdle = "Idle"
+	// ExitDeadline is the reason of deadline.
+	ExitDeadline = "Deadline"
 	// ExitDrainRequested says that a drain was asked for at the control socket.
 	ExitDrainRequested = "DrainRequested"
 	// ExitOther says that the server named a condition that this version of the
