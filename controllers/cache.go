@@ -57,7 +57,6 @@ func trimPod(in any) (any, error) {
 			pod.Annotations = map[string]string{v1alpha1.AnnotationExport: name}
 		}
 	} else {
-		pod.Labels = nil
 		pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	}
 	pod.Spec = spec

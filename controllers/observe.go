@@ -34,7 +34,9 @@ type observed struct {
 	// targets are the pods that podDeleted conditions name, by name, without those
 	// that don't exist.
 	targets map[string]*corev1.Pod
-	now     time.Time
+	// selected are the pods that selectors find, by the name of the exit condition.
+	selected map[string][]corev1.Pod
+	now      time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -84,7 +86,10 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 			o.targets[target] = pod
 		}
 	}
-	return o, nil
+	if e.Status.Exit == nil {
+		o.selected, err = r.selectedPods(ctx, e)
+	}
+	return o, err
 }
 
 // find reads an object from the cache, and from the API server when the cache

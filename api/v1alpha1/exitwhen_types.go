@@ -25,8 +25,8 @@ type ExitCondition struct {
 	Name string `json:"name,omitempty"`
 
 	// PodDeleted is met when a pod is being deleted, is gone, has finished, or was
-	// replaced by another one of the same name. A pod that isn't there when the
-	// export is created counts as gone.
+	// replaced by another one of the same name. A named pod that isn't there when
+	// the export is created counts as gone.
 	// +optional
 	PodDeleted *PodDeleted `json:"podDeleted,omitempty"`
 
@@ -110,13 +110,22 @@ func (d Deadline) At(created time.Time) time.Time {
 	return at.UTC().Truncate(time.Second)
 }
 
-// PodDeleted names a pod.
+// PodDeleted says which pods it is about, in the namespace of the export.
+//
+// +kubebuilder:validation:ExactlyOneOf=name;selector
 type PodDeleted struct {
-	// Name of a pod in the namespace of the export: 1 to 253 characters.
-	// +required
+	// Name of a pod: 1 to 253 characters.
+	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
+
+	// Selector finds pods by their labels; it must not be empty. The condition is
+	// met when at least one has been seen and all of them are being deleted, are
+	// gone or have finished. The export's own pod doesn't count.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="has(self.matchLabels) && size(self.matchLabels) > 0 || has(self.matchExpressions) && size(self.matchExpressions) > 0",message="selector must not be empty: name a label in matchLabels or matchExpressions"
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 }
 
 // FileCondition names a file or FIFO.

@@ -52,6 +52,9 @@ const (
 	// ReasonInvalidVolume says that a volume's description doesn't fit its claim,
 	// another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
+	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
+	// with a selector that is none.
+	ReasonInvalidCondition = "InvalidCondition"
 	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
 	// one pod may hold.
 	ReasonReadWriteOncePodClaimed = "ReadWriteOncePodClaimed"

@@ -65,12 +65,12 @@ type VolumeStatus struct {
 	URI string `json:"uri,omitempty"`
 }
 
-// WatchedPod is the pod that a podDeleted condition means.
+// WatchedPod is the pod that a podDeleted condition means, or one of them.
 type WatchedPod struct {
 	// Name of the entry of exitWhen.
 	// +required
 	Name string `json:"name,omitempty"`
-	// UID of the pod.
+	// UID of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
 }

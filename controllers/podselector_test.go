@@ -1,0 +1,66 @@
+package controllers
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
+)
+
+// bySelectorOnly has the export end with the pods of an app instead of "vm".
+func bySelectorOnly(o *observed, recorded types.UID, found ...corev1.Pod) {
+	o.export.Spec.ExitWhen = []v1alpha1.ExitCondition{{Name: "app-gone", PodDeleted: &v1alpha1.PodDeleted{
+		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}}}}
+	o.export.Status.WatchedPods = nil
+	if recorded != "" {
+		o.export.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "app-gone", UID: recorded}}
+	}
+	o.selected = map[string][]corev1.Pod{"app-gone": found}
+}
+
+func TestSelector(t *testing.T) {
+	there, going, done := *userPod("db-0", ""), *userPod("db-1", ""), *userPod("db-2", "")
+	deleted(&going)
+	done.Status.Phase = corev1.PodSucceeded
+	for i, p := range []*corev1.Pod{&there, &going, &done} {
+		p.UID = types.UID(rune('a' + i))
+	}
+	for _, c := range []struct {
+		name     string
+		recorded types.UID
+		found    []corev1.Pod
+		met      bool
+		records  types.UID
+	}{
+		{"none yet", "", nil, false, ""},
+		{"first seen", "", []corev1.Pod{there}, false, "a"},
+		{"seen", "a", []corev1.Pod{there}, false, ""},
+		{"one of them goes", "a", []corev1.Pod{going, there}, false, ""},
+		{"the one on record is gone", "x", []corev1.Pod{there}, false, ""},
+		{"all gone", "a", nil, true, ""},
+		{"all go", "a", []corev1.Pod{going, done}, true, ""},
+		{"all go, first seen", "", []corev1.Pod{done}, true, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			o := scene()
+			bySelectorOnly(o, c.recorded, c.found...)
+			p := decide(o)
+			if met := p.exit != nil && p.exit.Condition == "app-gone"; met != c.met {
+				t.Errorf("met: %v, %+v", met, p.exit)
+			}
+			var records types.UID
+			if len(p.watched) > 0 {
+				records = p.watched[0].UID
+			}
+			if records != c.records {
+				t.Errorf("records %q, want %q", records, c.records)
+			}
+			if makes := p.pod == podCreate; makes != (!c.met && c.records == "") {
+				t.Errorf("a pod is made: %v", makes)
+			}
+		})
+	}
+}
