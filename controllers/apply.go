@@ -38,6 +38,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.releasePod {
 		errs = append(errs, r.releasePod(ctx, o.pod))
 	}
+	if p.removeExport {
+		errs = append(errs, r.removeExport(ctx, o.export))
+	}
 	return errors.Join(errs...)
 }
 
@@ -136,6 +139,12 @@ func (r *Reconciler) hold(ctx context.Context, e *v1alpha1.NBDExport) error {
 		return nil
 	}
 	return r.Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+}
+
+// removeExport deletes the export as it was read, which then goes the way of every
+// deleted one.
+func (r *Reconciler) removeExport(ctx context.Context, e *v1alpha1.NBDExport) error {
+	return client.IgnoreNotFound(r.Delete(ctx, e, client.Preconditions{UID: &e.UID, ResourceVersion: &e.ResourceVersion}))
 }
 
 // releaseExport takes the finalizer off the export.

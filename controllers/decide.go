@@ -60,7 +60,22 @@ func decideDeletion(o *observed) plan {
 
 // decideComplete lets go of a pod whose report is in the status. A pod that has
 // finished stays for its logs until the export is deleted.
+//
+// An export whose time is over goes when its pod doesn't need it any more.
 func decideComplete(o *observed) plan {
+	p := decideCompletePod(o)
+	left, limited := timeToLive(o)
+	switch {
+	case !limited || p.pod != podKeep || p.releasePod:
+	case left > 0:
+		p.lookAgainIn(left)
+	default:
+		p.removeExport = true
+	}
+	return p
+}
+
+func decideCompletePod(o *observed) plan {
 	var p plan
 	pod := o.podToEnd()
 	if pod == nil {
@@ -76,6 +91,16 @@ func decideComplete(o *observed) plan {
 	}
 	p.again = again
 	return p
+}
+
+// timeToLive is how much longer a complete export is kept; false if for ever.
+func timeToLive(o *observed) (time.Duration, bool) {
+	ttl := o.export.Spec.TTLSecondsAfterFinished
+	if ttl == nil {
+		return 0, false
+	}
+	ended := conditionOf(o.export.Status, v1alpha1.ConditionComplete).LastTransitionTime
+	return ended.Add(time.Duration(*ttl) * time.Second).Sub(o.now), true
 }
 
 // decideDrain brings an export to its end that has an exit condition.

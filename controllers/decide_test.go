@@ -43,6 +43,7 @@ func TestDecide(t *testing.T) {
 		pod           podAction
 		releasePod    bool
 		releaseExport bool
+		removeExport  bool
 		again         time.Duration
 		exit          string // condition of the exit that is written
 		ready         string
@@ -155,6 +156,28 @@ func TestDecide(t *testing.T) {
 		{name: "VM replaced: recorded only", scene: func(o *observed) { o.targets["vm"].UID = "10"; withPod(o) },
 			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
 
+		{name: "complete, kept for a while", scene: func(o *observed) {
+			complete(o)
+			kept(o, 60)
+		}, again: time.Minute},
+		{name: "complete, kept long enough, report still held", scene: func(o *observed) {
+			complete(o)
+			kept(o, 0)
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true},
+		{name: "complete, kept long enough", scene: func(o *observed) {
+			complete(o)
+			kept(o, 0)
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+			o.pod.Finalizers = nil
+		}, removeExport: true},
+		{name: "complete, kept long enough, no pod", scene: func(o *observed) {
+			complete(o)
+			kept(o, 60)
+			o.now = noon.Add(time.Minute)
+		}, removeExport: true},
+		{name: "not complete, and would be kept for no time", scene: func(o *observed) { kept(o, 0) },
+			pod: podCreate, ready: "False Starting", complete: "False NotEnded"},
 		{name: "deadline to come, no pod", scene: func(o *observed) { until(o, time.Minute) },
 			pod: podCreate, again: time.Minute, ready: "False Starting", complete: "False NotEnded"},
 		{name: "deadline to come, after something else", scene: func(o *observed) {
@@ -284,9 +307,9 @@ func TestDecide(t *testing.T) {
 			o := scene()
 			c.scene(o)
 			p := decide(o)
-			if p.pod != c.pod || p.releasePod != c.releasePod || p.releaseExport != c.releaseExport || p.again != c.again {
-				t.Errorf("pod %v, release pod %v, release export %v, again %v\nwant %v, %v, %v, %v",
-					p.pod, p.releasePod, p.releaseExport, p.again, c.pod, c.releasePod, c.releaseExport, c.again)
+			if p.pod != c.pod || p.releasePod != c.releasePod || p.releaseExport != c.releaseExport || p.removeExport != c.removeExport || p.again != c.again {
+				t.Errorf("pod %v, release pod %v, release export %v, remove export %v, again %v\nwant %v, %v, %v, %v, %v",
+					p.pod, p.releasePod, p.releaseExport, p.removeExport, p.again, c.pod, c.releasePod, c.releaseExport, c.removeExport, c.again)
 			}
 			exit := ""
 			if p.exit != nil {
@@ -391,6 +414,14 @@ func TestServiceApplied(t *testing.T) {
 	}
 	if desired.ServiceMatches(o.export, o.service) {
 		t.Error("an empty Service matches")
+	}
+}
+
+// kept has the export kept for some seconds after its end, which was at noon.
+func kept(o *observed, seconds int32) {
+	o.export.Spec.TTLSecondsAfterFinished = &seconds
+	for i := range o.export.Status.Conditions {
+		o.export.Status.Conditions[i].LastTransitionTime = metav1.NewTime(noon)
 	}
 }
 

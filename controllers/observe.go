@@ -46,7 +46,7 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		claims:  map[string]*corev1.PersistentVolumeClaim{},
 		users:   map[string][]corev1.Pod{},
 		targets: map[string]*corev1.Pod{},
-		now:     time.Now(),
+		now:     r.Clock.Now(),
 	}
 	name := desired.ChildName(e.Name)
 	var err error

@@ -15,6 +15,8 @@ type plan struct {
 	applyConfigMap bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
+	// removeExport deletes the export.
+	removeExport bool
 	// releaseExport takes the finalizer off the export.
 	releaseExport bool
 	// again is when to look again although nothing has happened; zero is never.

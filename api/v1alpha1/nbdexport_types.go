@@ -32,7 +32,7 @@ type NBDExport struct {
 	// Spec is what is offered, how, and until when. Nothing of it can be changed
 	// but limits.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// Status is what the operator has seen and done.
@@ -100,6 +100,14 @@ type NBDExportSpec struct {
 	// is the kubelet that brings them to the server.
 	// +optional
 	Limits Limits `json:"limits,omitzero"`
+
+	// TTLSecondsAfterFinished is how long after its end the NBDExport is deleted,
+	// with its pod and what else was made for it: 0 to 31536000 seconds, which is a
+	// year. Without it the NBDExport stays.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=31536000
+	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
 	// Template says what the export's pod has beside the server, where it runs
 	// and what it may use.

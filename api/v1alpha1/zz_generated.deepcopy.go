@@ -323,6 +323,11 @@ func (in *NBDExportSpec) DeepCopyInto(out *NBDExportSpec) {
 	out.TLS = in.TLS
 	out.Service = in.Service
 	in.Limits.DeepCopyInto(&out.Limits)
+	if in.TTLSecondsAfterFinished != nil {
+		in, out := &in.TTLSecondsAfterFinished, &out.TTLSecondsAfterFinished
+		*out = new(int32)
+		**out = **in
+	}
 	in.Template.DeepCopyInto(&out.Template)
 }
 

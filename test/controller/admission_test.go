@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -150,6 +151,7 @@ func TestAdmission(t *testing.T) {
 		{"a word", "[10.0.0.0/8]", "[all]", []string{"spec.limits.allowedClientCIDRs[0]", "range of addresses"}},
 		{"IPv4 in IPv6", "[10.0.0.0/8]", `["::ffff:10.0.0.0/100"]`, []string{"spec.limits.allowedClientCIDRs[0]", "range of addresses"}},
 		{"a range twice", "[10.0.0.0/8]", "[10.0.0.0/8, 10.0.0.0/8]", []string{"spec.limits.allowedClientCIDRs[1]", "Duplicate value"}},
+		{"kept for less than no time", "drain:", "ttlSecondsAfterFinished: -1\ndrain:", []string{"spec.ttlSecondsAfterFinished", "greater than or equal to 0"}},
 		{"container name taken", "name: companion", "name: nbdserver",
 			[]string{"spec.template.containers", "the container name nbdserver is taken by the server"}},
 		{"volume name taken", "name: data", "name: nbdexport-run",
@@ -215,6 +217,7 @@ func TestSpecImmutable(t *testing.T) {
 		"exitWhen":    func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = nil },
 		"drain":       func(e *v1alpha1.NBDExport) { e.Spec.Drain.TimeoutSeconds = 61 },
 		"port":        func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 },
+		"ttl":         func(e *v1alpha1.NBDExport) { e.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) },
 		"poll":        func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds = 1 },
 		"no template": func(e *v1alpha1.NBDExport) { e.Spec.Template = v1alpha1.PodTemplate{} },
 		"template": func(e *v1alpha1.NBDExport) {
