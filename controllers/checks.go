@@ -46,7 +46,7 @@ var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{
-	invalidSelector, claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, volumeTwice, claimInTemplate,
+	invalidSelector, unwatchable, claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, volumeTwice, claimInTemplate,
 	usedByAnotherExport, readWriteOncePodClaimed, heldOnTwoNodes,
 }
 

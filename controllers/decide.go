@@ -30,11 +30,15 @@ func decide(o *observed) plan {
 	if exit, met := podDeleted(o); met {
 		return decideDrain(o, exit)
 	}
+	if exit, met := objectCondition(o); met {
+		return decideDrain(o, exit)
+	}
 	if exit, met := deadlineOver(o); met {
 		return decideDrain(o, exit)
 	}
 	p := decideService(o)
 	p.untilDeadline(o)
+	p.untilNextLook(o)
 	return p
 }
 

@@ -85,6 +85,8 @@ func exitReason(c v1alpha1.ExitCondition) string {
 		return v1alpha1.ExitIdle
 	case c.Deadline != nil:
 		return v1alpha1.ExitDeadline
+	case c.ObjectCondition != nil:
+		return v1alpha1.ExitObjectCondition
 	}
 	return v1alpha1.ExitOther
 }

@@ -36,7 +36,9 @@ type observed struct {
 	targets map[string]*corev1.Pod
 	// selected are the pods that selectors find, by the name of the exit condition.
 	selected map[string][]corev1.Pod
-	now      time.Time
+	// objects are those of objectConditions, by the name of the exit condition.
+	objects map[string]looked
+	now     time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -87,6 +89,7 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		}
 	}
 	if e.Status.Exit == nil {
+		o.objects = r.objectsOf(ctx, e)
 		o.selected, err = r.selectedPods(ctx, e)
 	}
 	return o, err

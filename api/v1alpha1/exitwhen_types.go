@@ -13,7 +13,7 @@ const RunDir = "/run/nbdexport"
 // ExitCondition is something that ends the export when it happens. It counts
 // once: what happened isn't taken back.
 //
-// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script;lastClientLeft;idle;deadline
+// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script;lastClientLeft;idle;deadline;objectCondition
 type ExitCondition struct {
 	// Name is how status tells which condition ended the export: 1 to 63
 	// characters, lower-case letters, digits and dashes, with a letter or digit
@@ -60,6 +60,49 @@ type ExitCondition struct {
 	// Deadline is met at a time, whether clients are connected or not.
 	// +optional
 	Deadline *Deadline `json:"deadline,omitempty"`
+
+	// ObjectCondition is met when another object has a condition, such as a Job
+	// that is Complete. It is looked at every pollSeconds.
+	// +optional
+	ObjectCondition *ObjectCondition `json:"objectCondition,omitempty"`
+}
+
+// ObjectCondition is an entry of status.conditions of an object of any kind that
+// the operator may get. The object is in the namespace of the export, unless its
+// kind has none. One that doesn't exist has no conditions.
+type ObjectCondition struct {
+	// APIVersion of the object, such as batch/v1: 1 to 253 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+$`
+	APIVersion string `json:"apiVersion,omitempty"`
+
+	// Kind of the object, such as Job: 1 to 63 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Z][A-Za-z0-9]*$`
+	Kind string `json:"kind,omitempty"`
+
+	// Name of the object: 1 to 253 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// Condition is the type of the condition, such as Complete: 1 to 316
+	// characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=316
+	Condition string `json:"condition,omitempty"`
+
+	// Status that the condition must have: True, False or Unknown.
+	// +optional
+	// +kubebuilder:default="True"
+	// +kubebuilder:validation:Enum="True";"False";Unknown
+	Status metav1.ConditionStatus `json:"status,omitempty"`
 }
 
 // LastClientLeft is the condition that clients have come and gone.

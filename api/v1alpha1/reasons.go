@@ -53,7 +53,7 @@ const (
 	// another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
 	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
-	// with a selector that is none.
+	// with a selector that is none, or on an object that the operator may not get.
 	ReasonInvalidCondition = "InvalidCondition"
 	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
 	// one pod may hold.
@@ -117,6 +117,8 @@ const (
 	ExitIdle = "Idle"
 	// ExitDeadline is the reason of deadline.
 	ExitDeadline = "Deadline"
+	// ExitObjectCondition is the reason of objectCondition.
+	ExitObjectCondition = "ObjectCondition"
 	// ExitDrainRequested says that a drain was asked for at the control socket.
 	ExitDrainRequested = "DrainRequested"
 	// ExitOther says that the server named a condition that this version of the

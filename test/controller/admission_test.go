@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -35,6 +36,8 @@ exitWhen:
   idle: {seconds: 60}
 - name: over
   deadline: {seconds: 3600}
+- name: done
+  objectCondition: {apiVersion: batch/v1, kind: Job, name: backup, condition: Complete}
 drain: {timeoutSeconds: 60}
 tls: {mode: Disabled}
 limits: {connections: 4, connectionsPerClient: 2, bytesPerSecond: 10Mi, allowedClientCIDRs: [10.0.0.0/8]}
@@ -93,7 +96,7 @@ func TestAdmission(t *testing.T) {
 		{"tls Required", "mode: Disabled", "mode: Required",
 			[]string{"spec.tls.mode", `Unsupported value: "Required"`, `"Disabled"`}},
 		{"two kinds of condition", "fileCreated: {path: /run/nbdexport/stop}", "fileCreated: {path: /run/nbdexport/stop}\n  podDeleted: {name: vm}",
-			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script lastClientLeft idle deadline] must be set"}},
+			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script lastClientLeft idle deadline objectCondition] must be set"}},
 		{"pod by name and selector", "podDeleted: {name: vm}", "podDeleted: {name: vm, selector: {matchLabels: {a: b}}}",
 			[]string{"spec.exitWhen[0].podDeleted", "exactly one of the fields in [name selector] must be set"}},
 		{"no pod", "podDeleted: {name: vm}", "podDeleted: {}",
@@ -134,6 +137,13 @@ func TestAdmission(t *testing.T) {
 			[]string{"spec.exitWhen[5].deadline.seconds", "less than or equal to 31536000"}},
 		{"deadline at no time", "deadline: {seconds: 3600}", "deadline: {time: tomorrow}",
 			[]string{"spec.exitWhen[5].deadline.time", "date-time"}},
+		{"object without a kind", "kind: Job, ", "", []string{"spec.exitWhen[6].objectCondition.kind: Required value"}},
+		{"object of a resource", "kind: Job", "kind: jobs", []string{"spec.exitWhen[6].objectCondition.kind", "should match"}},
+		{"object of no version", "apiVersion: batch/v1", "apiVersion: batch", []string{"spec.exitWhen[6].objectCondition.apiVersion", "should match"}},
+		{"object without a name", "name: backup, ", "", []string{"spec.exitWhen[6].objectCondition.name: Required value"}},
+		{"object without a condition", ", condition: Complete", "", []string{"spec.exitWhen[6].objectCondition.condition: Required value"}},
+		{"condition is maybe", "condition: Complete", "condition: Complete, status: Maybe",
+			[]string{"spec.exitWhen[6].objectCondition.status", `"Maybe"`, `"True", "False", "Unknown"`}},
 		{"grace beyond timeout", "timeoutSeconds: 60", "timeoutSeconds: 60, graceSeconds: 61",
 			[]string{"spec.drain.graceSeconds", "graceSeconds must not be longer than timeoutSeconds"}},
 		{"grace beyond default timeout", "timeoutSeconds: 60", "graceSeconds: 601",
@@ -200,7 +210,7 @@ func TestDefaults(t *testing.T) {
 	s := e.Spec
 	if s.PollSeconds != 60 || s.Drain.TimeoutSeconds != 60 || s.Drain.GraceSeconds != nil || s.Drain.Policy != v1alpha1.DrainRefuse ||
 		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 ||
-		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 {
+		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 || s.ExitWhen[6].ObjectCondition.Status != metav1.ConditionTrue {
 		t.Errorf("defaults: %+v", s)
 	}
 }
