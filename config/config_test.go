@@ -27,6 +27,7 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 		"api/v1alpha1/zz_generated.deepcopy.go",
 		"config/crd/nbdexport.io_nbdexports.yaml",
 		"config/rbac/role.yaml",
+		"docs/api.md",
 	} {
 		want, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {

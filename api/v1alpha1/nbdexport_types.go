@@ -22,6 +22,10 @@ import (
 // +kubebuilder:printcolumn:name="Clean",type=boolean,JSONPath=`.status.exit.clean`,priority=1,description="Whether nothing was cut short at the end"
 // +kubebuilder:printcolumn:name="Exit reason",type=string,JSONPath=`.status.exit.reason`,priority=1,description="What kind of condition ended the export"
 // +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.status.podName`,priority=1,description="The pod that serves the export"
+// +kubebuilder:selectablefield:JSONPath=`.spec.tls.mode`
+// +kubebuilder:selectablefield:JSONPath=`.status.podName`
+// +kubebuilder:selectablefield:JSONPath=`.status.exit.condition`
+// +kubebuilder:selectablefield:JSONPath=`.status.exit.reason`
 type NBDExport struct {
 	metav1.TypeMeta `json:",inline"`
 	// Metadata of the object. The name, which may have 253 characters, is cut
