@@ -11,8 +11,8 @@ import (
 
 // CacheOptions keep the operator's memory small. All pods of the cluster have to
 // be watched, for any of them may end an export or hold its claim; what isn't
-// looked at is thrown away. Of Services and ConfigMaps only those made for exports are kept:
-// whether another one has the name is asked of the API server.
+// looked at is thrown away. Of Services and ConfigMaps only those made for exports
+// are kept: whether another one has the name is asked of the API server.
 func CacheOptions() cache.Options {
 	ours, err := labels.Parse(v1alpha1.LabelExport)
 	if err != nil {

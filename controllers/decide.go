@@ -62,10 +62,8 @@ func decideDeletion(o *observed) plan {
 	return p
 }
 
-// decideComplete lets go of a pod whose report is in the status. A pod that has
-// finished stays for its logs until the export is deleted.
-//
-// An export whose time is over goes when its pod doesn't need it any more.
+// decideComplete deletes an export whose time is over, once its pod isn't held
+// any more.
 func decideComplete(o *observed) plan {
 	p := decideCompletePod(o)
 	left, limited := timeToLive(o)
@@ -79,6 +77,8 @@ func decideComplete(o *observed) plan {
 	return p
 }
 
+// decideCompletePod lets go of a pod whose report is in the status. A pod that has
+// finished stays for its logs until the export is deleted.
 func decideCompletePod(o *observed) plan {
 	var p plan
 	pod := o.podToEnd()

@@ -26,8 +26,8 @@ import (
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Reconciler brings the pods, Services and ConfigMaps of exports to where their specs and
-// exit conditions want them. All exported fields have to be set.
+// Reconciler brings the pods, Services and ConfigMaps of exports to where their
+// specs and exit conditions want them. All exported fields have to be set.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	client.Client

@@ -140,6 +140,9 @@ type Deadline struct {
 	// Time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds. One in
 	// the past has come already.
 	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
 	Time *metav1.Time `json:"time,omitempty"`
 }
 

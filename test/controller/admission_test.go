@@ -137,6 +137,14 @@ func TestAdmission(t *testing.T) {
 			[]string{"spec.exitWhen[5].deadline.seconds", "less than or equal to 31536000"}},
 		{"deadline at no time", "deadline: {seconds: 3600}", "deadline: {time: tomorrow}",
 			[]string{"spec.exitWhen[5].deadline.time", "date-time"}},
+		// What the API server takes for a time and Go doesn't would keep the operator from
+		// reading any export at all.
+		{"deadline in small letters", "deadline: {seconds: 3600}", "deadline: {time: \"2026-01-31t18:30:00z\"}",
+			[]string{"spec.exitWhen[5].deadline.time", "should match"}},
+		{"deadline far from UTC", "deadline: {seconds: 3600}", "deadline: {time: \"2026-01-31T18:30:00+99:00\"}",
+			[]string{"spec.exitWhen[5].deadline.time", "should match"}},
+		{"deadline without a date", "deadline: {seconds: 3600}", "deadline: {time: \"2026-02-30T18:30:00Z\"}",
+			[]string{"spec.exitWhen[5].deadline.time", "date-time"}},
 		{"object without a kind", "kind: Job, ", "", []string{"spec.exitWhen[6].objectCondition.kind: Required value"}},
 		{"object of a resource", "kind: Job", "kind: jobs", []string{"spec.exitWhen[6].objectCondition.kind", "should match"}},
 		{"object of no version", "apiVersion: batch/v1", "apiVersion: batch", []string{"spec.exitWhen[6].objectCondition.apiVersion", "should match"}},
