@@ -1,11 +1,14 @@
 package controllers
 
 import (
+	"context"
+	"slices"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -62,5 +65,38 @@ func TestSelector(t *testing.T) {
 				t.Errorf("a pod is made: %v", makes)
 			}
 		})
+	}
+}
+
+// listing is a cache or an API server that has some pods.
+type listing struct {
+	client.Client
+	pods []corev1.Pod
+}
+
+func (l listing) List(_ context.Context, list client.ObjectList, _ ...client.ListOption) error {
+	list.(*corev1.PodList).Items = slices.Clone(l.pods)
+	return nil
+}
+
+// TestSelectorCacheBehind has a pod on record that the cache hasn't, or not any more.
+func TestSelectorCacheBehind(t *testing.T) {
+	o := scene()
+	bySelectorOnly(o, "a")
+	there := *userPod("db-0", "")
+	own := *withPod(o)
+	for name, c := range map[string]struct {
+		cached, live []corev1.Pod
+		want         int
+	}{
+		"cache behind": {nil, []corev1.Pod{there, own}, 1},
+		"gone":         {[]corev1.Pod{own}, []corev1.Pod{own}, 0},
+		"there":        {[]corev1.Pod{there, own}, nil, 1},
+	} {
+		r := &Reconciler{Client: listing{pods: c.cached}, Live: listing{pods: c.live}}
+		got, err := r.selectedPods(context.Background(), o.export)
+		if err != nil || len(got["app-gone"]) != c.want {
+			t.Errorf("%s: %v, %v", name, got, err)
+		}
 	}
 }
