@@ -19,7 +19,7 @@ build: ## Build the binaries into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 .PHONY: generate
-generate: ## Write what is generated: deep copies, CRD, RBAC.
+generate: ## Write what is generated: deep copies, CRD, RBAC, docs/api.md.
 	hack/generate.sh
 
 .PHONY: test

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -26,6 +27,7 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 		"api/v1alpha1/zz_generated.deepcopy.go",
 		"config/crd/nbdexport.io_nbdexports.yaml",
 		"config/rbac/role.yaml",
+		"docs/api.md",
 	} {
 		want, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {
@@ -59,6 +61,48 @@ func TestCRDFitsIntoAnAnnotation(t *testing.T) {
 	t.Logf("%d bytes", compact.Len())
 	if compact.Len() >= 200<<10 {
 		t.Errorf("the CRD has %d bytes", compact.Len())
+	}
+}
+
+// TestSpecIsImmutable looks whether the rule against changes names every field of
+// the spec but the one that may change. The names stand for themselves, so that a
+// new field isn't forgotten.
+func TestSpecIsImmutable(t *testing.T) {
+	text, err := os.ReadFile("crd/nbdexport.io_nbdexports.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	type schema struct {
+		Properties   map[string]schema
+		Required     []string
+		Default      any
+		XValidations []struct{ Rule string } `json:"x-kubernetes-validations"`
+	}
+	var crd struct {
+		Spec struct {
+			Versions []struct {
+				Schema struct {
+					OpenAPIV3Schema schema `json:"openAPIV3Schema"`
+				}
+			}
+		}
+	}
+	if err := yaml.Unmarshal(text, &crd); err != nil {
+		t.Fatal(err)
+	}
+	spec := crd.Spec.Versions[0].Schema.OpenAPIV3Schema.Properties["spec"]
+	if len(spec.XValidations) != 1 {
+		t.Fatalf("rules: %+v", spec.XValidations)
+	}
+	rule := spec.XValidations[0].Rule
+	for name, p := range spec.Properties {
+		compared := strings.Contains(rule, "self."+name+" == oldSelf."+name)
+		if !slices.Contains(spec.Required, name) && p.Default == nil {
+			compared = compared && strings.Contains(rule, "has(self."+name+") == has(oldSelf."+name+")")
+		}
+		if want := name != "limits"; compared != want {
+			t.Errorf("spec.%s can't change: %v, want %v", name, compared, want)
+		}
 	}
 }
 

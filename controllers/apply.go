@@ -26,6 +26,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.applyService {
 		errs = append(errs, r.applyService(ctx, o, p))
 	}
+	if p.applyConfigMap {
+		errs = append(errs, r.applyConfigMap(ctx, o, p))
+	}
 	switch p.pod {
 	case podCreate:
 		errs = append(errs, r.createPod(ctx, o, p))
@@ -34,6 +37,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	}
 	if p.releasePod {
 		errs = append(errs, r.releasePod(ctx, o.pod))
+	}
+	if p.removeExport {
+		errs = append(errs, r.removeExport(ctx, o.export))
 	}
 	return errors.Join(errs...)
 }
@@ -47,6 +53,17 @@ func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) err
 	}
 	err := r.Apply(ctx, desired.Service(o.export), opts...)
 	return p.refused("the Service", err)
+}
+
+// applyConfigMap makes the ConfigMap with the limits or corrects it, as
+// applyService does with the Service.
+func (r *Reconciler) applyConfigMap(ctx context.Context, o *observed, p *plan) error {
+	opts := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldOwner)}
+	if o.configMap != nil {
+		opts = append(opts, client.ForceOwnership)
+	}
+	err := r.Apply(ctx, desired.ConfigMap(o.export), opts...)
+	return p.refused("the ConfigMap", err)
 }
 
 // createPod makes the pod. It isn't forced: if somebody else has made one of this
@@ -109,9 +126,7 @@ func (p *plan) refused(what string, err error) error {
 	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) || apierrors.IsBadRequest(err) {
 		p.say = append(p.say, blocked(finding{v1alpha1.ReasonPodRejected,
 			fmt.Sprintf("the API server refuses %s: %s", what, brief(err.Error()))})...)
-		if p.again == 0 || p.again > refusedDelay {
-			p.again = refusedDelay
-		}
+		p.lookAgainIn(refusedDelay)
 		return nil
 	}
 	return err
@@ -124,6 +139,12 @@ func (r *Reconciler) hold(ctx context.Context, e *v1alpha1.NBDExport) error {
 		return nil
 	}
 	return r.Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
+}
+
+// removeExport deletes the export as it was read, which then goes the way of every
+// deleted one.
+func (r *Reconciler) removeExport(ctx context.Context, e *v1alpha1.NBDExport) error {
+	return client.IgnoreNotFound(r.Delete(ctx, e, client.Preconditions{UID: &e.UID, ResourceVersion: &e.ResourceVersion}))
 }
 
 // releaseExport takes the finalizer off the export.

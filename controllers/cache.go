@@ -11,8 +11,8 @@ import (
 
 // CacheOptions keep the operator's memory small. All pods of the cluster have to
 // be watched, for any of them may end an export or hold its claim; what isn't
-// looked at is thrown away. Of Services only those made for exports are kept:
-// whether another one has the name is asked of the API server.
+// looked at is thrown away. Of Services and ConfigMaps only those made for exports
+// are kept: whether another one has the name is asked of the API server.
 func CacheOptions() cache.Options {
 	ours, err := labels.Parse(v1alpha1.LabelExport)
 	if err != nil {
@@ -24,6 +24,7 @@ func CacheOptions() cache.Options {
 			&corev1.Pod{}:                   {Transform: trimPod},
 			&corev1.PersistentVolumeClaim{}: {Transform: trimClaim},
 			&corev1.Service{}:               {Label: ours},
+			&corev1.ConfigMap{}:             {Label: ours},
 		},
 	}
 }
@@ -56,7 +57,6 @@ func trimPod(in any) (any, error) {
 			pod.Annotations = map[string]string{v1alpha1.AnnotationExport: name}
 		}
 	} else {
-		pod.Labels = nil
 		pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	}
 	pod.Spec = spec

@@ -42,11 +42,11 @@ var passing = map[string]bool{
 }
 
 // nameChecks are made first: nothing is touched that belongs to somebody else.
-var nameChecks = []check{podNameTaken, serviceNameTaken}
+var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{
-	claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, volumeTwice, claimInTemplate,
+	invalidSelector, unwatchable, claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, volumeTwice, claimInTemplate,
 	usedByAnotherExport, readWriteOncePodClaimed, heldOnTwoNodes,
 }
 
@@ -65,6 +65,13 @@ func serviceNameTaken(o *observed) (finding, bool) {
 		return finding{}, false
 	}
 	return found(v1alpha1.ReasonNameTaken, "the Service %s isn't this export's: remove it, or give the export another name", o.service.Name)
+}
+
+func configMapNameTaken(o *observed) (finding, bool) {
+	if o.configMap == nil || owned(o.export, o.configMap) {
+		return finding{}, false
+	}
+	return found(v1alpha1.ReasonNameTaken, "the ConfigMap %s isn't this export's: remove it, or give the export another name", o.configMap.Name)
 }
 
 func claimNotFound(o *observed) (finding, bool) {

@@ -33,6 +33,9 @@ func TestChecksBeforePod(t *testing.T) {
 		{"foreign Service", func(o *observed) {
 			o.service = &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "nbd-e"}}
 		}, v1alpha1.ReasonNameTaken, []string{"Service nbd-e"}},
+		{"foreign ConfigMap", func(o *observed) {
+			o.configMap = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "nbd-e"}}
+		}, v1alpha1.ReasonNameTaken, []string{"ConfigMap nbd-e"}},
 		{"no claim", func(o *observed) { delete(o.claims, "disk") },
 			v1alpha1.ReasonClaimNotFound, []string{"PersistentVolumeClaim disk", "create it"}},
 		{"claim going", func(o *observed) { o.claims["disk"].DeletionTimestamp = &now },

@@ -30,7 +30,16 @@ func decide(o *observed) plan {
 	if exit, met := podDeleted(o); met {
 		return decideDrain(o, exit)
 	}
-	return decideService(o)
+	if exit, met := objectCondition(o); met {
+		return decideDrain(o, exit)
+	}
+	if exit, met := deadlineOver(o); met {
+		return decideDrain(o, exit)
+	}
+	p := decideService(o)
+	p.untilDeadline(o)
+	p.untilNextLook(o)
+	return p
 }
 
 // decideDeletion lets the pod drain, and then the export go.
@@ -53,9 +62,24 @@ func decideDeletion(o *observed) plan {
 	return p
 }
 
-// decideComplete lets go of a pod whose report is in the status. A pod that has
-// finished stays for its logs until the export is deleted.
+// decideComplete deletes an export whose time is over, once its pod isn't held
+// any more.
 func decideComplete(o *observed) plan {
+	p := decideCompletePod(o)
+	left, limited := timeToLive(o)
+	switch {
+	case !limited || p.pod != podKeep || p.releasePod:
+	case left > 0:
+		p.lookAgainIn(left)
+	default:
+		p.removeExport = true
+	}
+	return p
+}
+
+// decideCompletePod lets go of a pod whose report is in the status. A pod that has
+// finished stays for its logs until the export is deleted.
+func decideCompletePod(o *observed) plan {
 	var p plan
 	pod := o.podToEnd()
 	if pod == nil {
@@ -71,6 +95,16 @@ func decideComplete(o *observed) plan {
 	}
 	p.again = again
 	return p
+}
+
+// timeToLive is how much longer a complete export is kept; false if for ever.
+func timeToLive(o *observed) (time.Duration, bool) {
+	ttl := o.export.Spec.TTLSecondsAfterFinished
+	if ttl == nil {
+		return 0, false
+	}
+	ended := conditionOf(o.export.Status, v1alpha1.ConditionComplete).LastTransitionTime
+	return ended.Add(time.Duration(*ttl) * time.Second).Sub(o.now), true
 }
 
 // decideDrain brings an export to its end that has an exit condition.
@@ -121,9 +155,14 @@ func decideService(o *observed) plan {
 	if f, found := firstOf(nameChecks, o); found {
 		p.say = append(p.say, blocked(f)...)
 		p.releasePod, p.again = leftover(o)
+		if _, isPod := podNameTaken(o); !isPod {
+			// The cache hasn't what isn't ours: nobody tells when it is gone.
+			p.lookAgainIn(refusedDelay)
+		}
 		return p
 	}
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
+	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
 	p.served = true
 
 	p.watched = unrecorded(o)

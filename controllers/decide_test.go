@@ -43,6 +43,7 @@ func TestDecide(t *testing.T) {
 		pod           podAction
 		releasePod    bool
 		releaseExport bool
+		removeExport  bool
 		again         time.Duration
 		exit          string // condition of the exit that is written
 		ready         string
@@ -54,6 +55,10 @@ func TestDecide(t *testing.T) {
 			ready: "False ClaimNotFound", complete: "False NotEnded"},
 		{name: "name taken", scene: func(o *observed) { o.pod = userPod("nbd-e", "") },
 			ready: "False NameTaken", complete: "False NotEnded"},
+		{name: "name of the Service taken", scene: func(o *observed) { o.service = &corev1.Service{} },
+			again: refusedDelay, ready: "False NameTaken", complete: "False NotEnded"},
+		{name: "name of the ConfigMap taken", scene: func(o *observed) { o.configMap = &corev1.ConfigMap{} },
+			again: refusedDelay, ready: "False NameTaken", complete: "False NotEnded"},
 		{name: "serves", scene: func(o *observed) {
 			withPod(o).Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 		}, ready: "True Serving", complete: "False NotEnded"},
@@ -150,6 +155,58 @@ func TestDecide(t *testing.T) {
 			exit: "vm-gone", ready: "False Completed", complete: "True NeverStarted"},
 		{name: "VM replaced: recorded only", scene: func(o *observed) { o.targets["vm"].UID = "10"; withPod(o) },
 			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+
+		{name: "complete, kept for a while", scene: func(o *observed) {
+			complete(o)
+			kept(o, 60)
+		}, again: time.Minute},
+		{name: "complete, kept long enough, report still held", scene: func(o *observed) {
+			complete(o)
+			kept(o, 0)
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true},
+		{name: "complete, kept long enough", scene: func(o *observed) {
+			complete(o)
+			kept(o, 0)
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+			o.pod.Finalizers = nil
+		}, removeExport: true},
+		{name: "complete, kept long enough, no pod", scene: func(o *observed) {
+			complete(o)
+			kept(o, 60)
+			o.now = noon.Add(time.Minute)
+		}, removeExport: true},
+		{name: "not complete, and would be kept for no time", scene: func(o *observed) { kept(o, 0) },
+			pod: podCreate, ready: "False Starting", complete: "False NotEnded"},
+		{name: "deadline to come, no pod", scene: func(o *observed) { until(o, time.Minute) },
+			pod: podCreate, again: time.Minute, ready: "False Starting", complete: "False NotEnded"},
+		{name: "deadline to come, after something else", scene: func(o *observed) {
+			until(o, time.Minute)
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+		}, again: replaceDelay, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "deadline has come, no pod", scene: func(o *observed) { until(o, 0) },
+			exit: "day-over", ready: "False Completed", complete: "True NeverStarted"},
+		{name: "deadline has come, claim missing", scene: func(o *observed) { until(o, -time.Hour); delete(o.claims, "disk") },
+			exit: "day-over", ready: "False Completed", complete: "True NeverStarted"},
+		{name: "deadline has come, the server runs and will notice", scene: func(o *observed) {
+			until(o, 0)
+			server(withPod(o), corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+		}, ready: "False NotReady", complete: "False NotEnded"},
+		{name: "deadline has come, the server can't run: recorded only", scene: func(o *observed) { until(o, 0); withPod(o) },
+			exit: "day-over", ready: "False Draining", complete: "False NotEnded"},
+		{name: "deadline has come, deleted by hand", scene: func(o *observed) {
+			until(o, 0)
+			server(withPod(o), corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
+			deleted(o.pod)
+		}, exit: "day-over", ready: "False Draining", complete: "False NotEnded"},
+		{name: "deadline has come, evicted", scene: func(o *observed) {
+			until(o, 0)
+			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
+		}, exit: "day-over", ready: "False Completed", complete: "True Drained"},
+		{name: "server met the deadline", scene: func(o *observed) {
+			until(o, 0)
+			over(withPod(o), 0, reportOf(t, "deadline="+noon.Format(time.RFC3339), 3))
+		}, exit: "day-over", ready: "False Completed", complete: "True ClientsCutOff"},
 
 		{name: "claim in use on another node", scene: func(o *observed) { stuck(o, *userPod("vm", "node-8")) },
 			pod: podRemove, ready: "False VolumeInUse", complete: "False NotEnded"},
@@ -250,9 +307,9 @@ func TestDecide(t *testing.T) {
 			o := scene()
 			c.scene(o)
 			p := decide(o)
-			if p.pod != c.pod || p.releasePod != c.releasePod || p.releaseExport != c.releaseExport || p.again != c.again {
-				t.Errorf("pod %v, release pod %v, release export %v, again %v\nwant %v, %v, %v, %v",
-					p.pod, p.releasePod, p.releaseExport, p.again, c.pod, c.releasePod, c.releaseExport, c.again)
+			if p.pod != c.pod || p.releasePod != c.releasePod || p.releaseExport != c.releaseExport || p.removeExport != c.removeExport || p.again != c.again {
+				t.Errorf("pod %v, release pod %v, release export %v, remove export %v, again %v\nwant %v, %v, %v, %v, %v",
+					p.pod, p.releasePod, p.releaseExport, p.removeExport, p.again, c.pod, c.releasePod, c.releaseExport, c.removeExport, c.again)
 			}
 			exit := ""
 			if p.exit != nil {
@@ -294,7 +351,7 @@ func TestLongCondition(t *testing.T) {
 		script := &v1alpha1.Script{Command: []string{strings.Repeat("x", 4000) + c}, TimeoutSeconds: 30}
 		o.export.Spec.ExitWhen[i] = v1alpha1.ExitCondition{Name: "long-" + c, Script: script}
 	}
-	flag, arg, _ := desired.ExitFlag(o.export.Spec.ExitWhen[1])
+	flag, arg, _ := desired.ExitFlag(o.export, o.export.Spec.ExitWhen[1])
 	condition := report.Brief(flag + "=" + arg)
 	if len(condition) > 256 {
 		t.Errorf("%d bytes", len(condition))
@@ -323,6 +380,24 @@ func TestWhy(t *testing.T) {
 	}
 }
 
+// TestConfigMapApplied applies the ConfigMap only when that changes something.
+func TestConfigMapApplied(t *testing.T) {
+	o := scene()
+	if !decide(o).applyConfigMap {
+		t.Error("a missing ConfigMap isn't made")
+	}
+	o.configMap = &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{
+		Labels: desired.Labels("e"), OwnerReferences: []metav1.OwnerReference{ownerRef("1")}},
+		Data: desired.ConfigMap(o.export).Data}
+	if decide(o).applyConfigMap {
+		t.Error("a ConfigMap is applied that is as it has to be")
+	}
+	o.export.Spec.Limits.Connections = 3
+	if !decide(o).applyConfigMap {
+		t.Error("changed limits aren't applied")
+	}
+}
+
 // TestServiceApplied applies the Service only when that changes something.
 func TestServiceApplied(t *testing.T) {
 	o := scene()
@@ -340,6 +415,23 @@ func TestServiceApplied(t *testing.T) {
 	if desired.ServiceMatches(o.export, o.service) {
 		t.Error("an empty Service matches")
 	}
+}
+
+// kept has the export kept for some seconds after its end, which was at noon.
+func kept(o *observed, seconds int32) {
+	o.export.Spec.TTLSecondsAfterFinished = &seconds
+	for i := range o.export.Status.Conditions {
+		o.export.Status.Conditions[i].LastTransitionTime = metav1.NewTime(noon)
+	}
+}
+
+// until gives the export two deadlines, of which the first is a while after noon.
+func until(o *observed, d time.Duration) {
+	o.export.CreationTimestamp = metav1.NewTime(noon.Add(d - 24*time.Hour))
+	later := metav1.NewTime(noon.Add(d + time.Hour))
+	o.export.Spec.ExitWhen = append(o.export.Spec.ExitWhen,
+		v1alpha1.ExitCondition{Name: "later", Deadline: &v1alpha1.Deadline{Time: &later}},
+		v1alpha1.ExitCondition{Name: "day-over", Deadline: &v1alpha1.Deadline{Seconds: 86400}})
 }
 
 // stuck gives the export a pod on node-7 that has not started, made at noon, and

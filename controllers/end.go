@@ -54,7 +54,7 @@ func exitOf(e *v1alpha1.NBDExport, r report.Report) (v1alpha1.ExitStatus, bool) 
 	default:
 		exit.Reason = v1alpha1.ExitOther
 		for _, c := range e.Spec.ExitWhen {
-			if flag, arg, ok := desired.ExitFlag(c); ok && report.Brief(flag+"="+arg) == r.Condition {
+			if flag, arg, ok := desired.ExitFlag(e, c); ok && report.Brief(flag+"="+arg) == r.Condition {
 				exit.Condition, exit.Reason = c.Name, exitReason(c)
 				break
 			}
@@ -79,6 +79,14 @@ func exitReason(c v1alpha1.ExitCondition) string {
 		return v1alpha1.ExitPipeClosed
 	case c.Script != nil:
 		return v1alpha1.ExitScript
+	case c.LastClientLeft != nil:
+		return v1alpha1.ExitLastClientLeft
+	case c.Idle != nil:
+		return v1alpha1.ExitIdle
+	case c.Deadline != nil:
+		return v1alpha1.ExitDeadline
+	case c.ObjectCondition != nil:
+		return v1alpha1.ExitObjectCondition
 	}
 	return v1alpha1.ExitOther
 }

@@ -18,10 +18,11 @@ import (
 // observed is what a decision is made from.
 type observed struct {
 	export *v1alpha1.NBDExport
-	// pod and service have the names that the export's own would have, whoever
-	// they belong to; nil if there is none.
-	pod     *corev1.Pod
-	service *corev1.Service
+	// pod, service and configMap have the names that the export's own would have,
+	// whoever they belong to; nil if there is none.
+	pod       *corev1.Pod
+	service   *corev1.Service
+	configMap *corev1.ConfigMap
 	// claims are the claims of the export, by name, without those that don't
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
@@ -33,6 +34,10 @@ type observed struct {
 	// targets are the pods that podDeleted conditions name, by name, without those
 	// that don't exist.
 	targets map[string]*corev1.Pod
+	// selected are the pods that selectors find, by the name of the exit condition.
+	selected map[string][]corev1.Pod
+	// objects are those of objectConditions, by the name of the exit condition.
+	objects map[string]looked
 	now     time.Time
 }
 
@@ -43,7 +48,7 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		claims:  map[string]*corev1.PersistentVolumeClaim{},
 		users:   map[string][]corev1.Pod{},
 		targets: map[string]*corev1.Pod{},
-		now:     time.Now(),
+		now:     r.Clock.Now(),
 	}
 	name := desired.ChildName(e.Name)
 	var err error
@@ -54,6 +59,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return o, nil
 	}
 	if o.service, err = find[corev1.Service](ctx, r, e.Namespace, name); err != nil {
+		return nil, err
+	}
+	if o.configMap, err = find[corev1.ConfigMap](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {
@@ -80,7 +88,11 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 			o.targets[target] = pod
 		}
 	}
-	return o, nil
+	if e.Status.Exit == nil {
+		o.objects = r.objectsOf(ctx, e)
+		o.selected, err = r.selectedPods(ctx, e)
+	}
+	return o, err
 }
 
 // find reads an object from the cache, and from the API server when the cache

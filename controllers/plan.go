@@ -11,8 +11,12 @@ type plan struct {
 	pod podAction
 	// applyService says that the Service is missing or isn't as it has to be.
 	applyService bool
+	// applyConfigMap says the same of the ConfigMap.
+	applyConfigMap bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
+	// removeExport deletes the export.
+	removeExport bool
 	// releaseExport takes the finalizer off the export.
 	releaseExport bool
 	// again is when to look again although nothing has happened; zero is never.

@@ -19,7 +19,12 @@ func podDeleted(o *observed) (v1alpha1.ExitStatus, bool) {
 		if c.PodDeleted == nil {
 			continue
 		}
-		if podGone(o.targets[c.PodDeleted.Name], recordedUID(o.export, c.Name)) {
+		recorded := recordedUID(o.export, c.Name)
+		met := podGone(o.targets[c.PodDeleted.Name], recorded)
+		if c.PodDeleted.Selector != nil {
+			met = allGone(o.selected[c.Name], recorded)
+		}
+		if met {
 			now := metav1.NewTime(o.now)
 			return v1alpha1.ExitStatus{Condition: c.Name, Reason: v1alpha1.ExitPodDeleted, StartedAt: &now}, true
 		}
@@ -55,7 +60,11 @@ func unrecorded(o *observed) []v1alpha1.WatchedPod {
 			continue
 		}
 		uid := recordedUID(o.export, c.Name)
-		if pod := o.targets[c.PodDeleted.Name]; uid == "" && pod != nil {
+		pod := o.targets[c.PodDeleted.Name]
+		if found := o.selected[c.Name]; len(found) > 0 {
+			pod = &found[0]
+		}
+		if uid == "" && pod != nil {
 			uid, missing = pod.UID, true
 		}
 		if uid != "" {

@@ -10,6 +10,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -17,15 +18,16 @@ import (
 	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
-// +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports,verbs=get;list;watch;patch
+// +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports,verbs=get;list;watch;patch;delete
 // +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Reconciler brings the pods and Services of exports to where their specs and
-// exit conditions want them. All exported fields have to be set.
+// Reconciler brings the pods, Services and ConfigMaps of exports to where their
+// specs and exit conditions want them. All exported fields have to be set.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
 	client.Client
@@ -35,6 +37,8 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Image is the image of the server.
 	Image string
+	// Clock is what deadlines and other times are compared with.
+	Clock clock.PassiveClock
 
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
@@ -85,7 +89,7 @@ func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.
 	if !orphan && (ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod)) {
 		return ctrl.Result{}, nil
 	}
-	over, again := podOver(&pod, time.Now())
+	over, again := podOver(&pod, r.Clock.Now())
 	switch {
 	case over:
 		return ctrl.Result{}, r.releasePod(ctx, &pod)

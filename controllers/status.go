@@ -78,8 +78,6 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 			ObservedGeneration: e.Generation,
 		})
 	}
-	if len(p.say) > 0 {
-		s.ObservedGeneration = e.Generation
-	}
+	s.ObservedGeneration = e.Generation
 	return s
 }

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"maps"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,6 +23,8 @@ const (
 	indexClaim = "nbdexport.claim"
 	// indexTarget finds exports by a pod whose deletion ends them.
 	indexTarget = "nbdexport.target"
+	// indexSelector finds exports that select pods whose deletion ends them.
+	indexSelector = "nbdexport.selector"
 )
 
 // SetupWithManager makes a manager run the reconciler whenever something happens
@@ -36,6 +39,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		{&corev1.Pod{}, indexClaim, func(o client.Object) []string { return claimsOfPod(o.(*corev1.Pod)) }},
 		{&v1alpha1.NBDExport{}, indexClaim, func(o client.Object) []string { return claimNames(o.(*v1alpha1.NBDExport)) }},
 		{&v1alpha1.NBDExport{}, indexTarget, func(o client.Object) []string { return targetNames(o.(*v1alpha1.NBDExport)) }},
+		{&v1alpha1.NBDExport{}, indexSelector, func(o client.Object) []string { return selectors(o.(*v1alpha1.NBDExport)) }},
 	} {
 		if err := index.IndexField(ctx, i.obj, i.field, i.of); err != nil {
 			return err
@@ -46,6 +50,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		For(&v1alpha1.NBDExport{}).
 		Owns(&corev1.Pod{}).
 		Owns(&corev1.Service{}).
+		Owns(&corev1.ConfigMap{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).
@@ -55,20 +60,21 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 }
 
 // podMoved lets those changes of a pod through that concern others: it is there,
-// on a node, on its way out, over.
+// on a node, on its way out, over, under other labels.
 func podMoved() predicate.Predicate {
 	return predicate.Funcs{UpdateFunc: func(u event.UpdateEvent) bool {
 		from, to := u.ObjectOld.(*corev1.Pod), u.ObjectNew.(*corev1.Pod)
 		return from.UID != to.UID ||
 			from.Spec.NodeName != to.Spec.NodeName ||
 			from.Status.Phase != to.Status.Phase ||
+			!maps.Equal(from.Labels, to.Labels) ||
 			from.DeletionTimestamp.IsZero() != to.DeletionTimestamp.IsZero()
 	}}
 }
 
 // exportsOfPod are the exports that a pod ends, and those whose claims it uses.
 func (r *Reconciler) exportsOfPod(ctx context.Context, o client.Object) []reconcile.Request {
-	out := r.exportsBy(ctx, o.GetNamespace(), indexTarget, o.GetName())
+	out := append(r.exportsBy(ctx, o.GetNamespace(), indexTarget, o.GetName()), r.exportsSelecting(ctx, o)...)
 	for _, claim := range claimsOfPod(o.(*corev1.Pod)) {
 		out = append(out, r.exportsBy(ctx, o.GetNamespace(), indexClaim, claim)...)
 	}

@@ -1,5 +1,11 @@
 package v1alpha1
 
+import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+)
+
 // RunDir is the directory that every container of an export's pod shares: the
 // place for the files and FIFOs of exit conditions.
 const RunDir = "/run/nbdexport"
@@ -7,7 +13,7 @@ const RunDir = "/run/nbdexport"
 // ExitCondition is something that ends the export when it happens. It counts
 // once: what happened isn't taken back.
 //
-// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script
+// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script;lastClientLeft;idle;deadline;objectCondition
 type ExitCondition struct {
 	// Name is how status tells which condition ended the export: 1 to 63
 	// characters, lower-case letters, digits and dashes, with a letter or digit
@@ -19,8 +25,8 @@ type ExitCondition struct {
 	Name string `json:"name,omitempty"`
 
 	// PodDeleted is met when a pod is being deleted, is gone, has finished, or was
-	// replaced by another one of the same name. A pod that isn't there when the
-	// export is created counts as gone.
+	// replaced by another one of the same name. A named pod that isn't there when
+	// the export is created counts as gone.
 	// +optional
 	PodDeleted *PodDeleted `json:"podDeleted,omitempty"`
 
@@ -40,15 +46,132 @@ type ExitCondition struct {
 	// Script is met when a command exits with 88.
 	// +optional
 	Script *Script `json:"script,omitempty"`
+
+	// LastClientLeft is met when clients have come and all of them have left. A
+	// server that was started again counts anew.
+	// +optional
+	LastClientLeft *LastClientLeft `json:"lastClientLeft,omitempty"`
+
+	// Idle is met when no client has been connected for a while: since the last
+	// one left, or since the server started.
+	// +optional
+	Idle *Idle `json:"idle,omitempty"`
+
+	// Deadline is met at a time, whether clients are connected or not.
+	// +optional
+	Deadline *Deadline `json:"deadline,omitempty"`
+
+	// ObjectCondition is met when another object has a condition, such as a Job
+	// that is Complete. It is looked at every pollSeconds.
+	// +optional
+	ObjectCondition *ObjectCondition `json:"objectCondition,omitempty"`
 }
 
-// PodDeleted names a pod.
-type PodDeleted struct {
-	// Name of a pod in the namespace of the export: 1 to 253 characters.
+// ObjectCondition is an entry of status.conditions of an object of any kind that
+// the operator may get. The object is in the namespace of the export, unless its
+// kind has none. One that doesn't exist has no conditions.
+type ObjectCondition struct {
+	// APIVersion of the object, such as batch/v1: 1 to 253 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+$`
+	APIVersion string `json:"apiVersion,omitempty"`
+
+	// Kind of the object, such as Job: 1 to 63 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:Pattern=`^[A-Z][A-Za-z0-9]*$`
+	Kind string `json:"kind,omitempty"`
+
+	// Name of the object: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
+
+	// Condition is the type of the condition, such as Complete: 1 to 316
+	// characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=316
+	Condition string `json:"condition,omitempty"`
+
+	// Status that the condition must have: True, False or Unknown.
+	// +optional
+	// +kubebuilder:default="True"
+	// +kubebuilder:validation:Enum="True";"False";Unknown
+	Status metav1.ConditionStatus `json:"status,omitempty"`
+}
+
+// LastClientLeft is the condition that clients have come and gone.
+type LastClientLeft struct {
+	// GraceSeconds is how long nobody may have been connected, for clients that
+	// connect several times for one job: 0 to 86400 seconds.
+	// +optional
+	// +kubebuilder:default=0
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=86400
+	GraceSeconds int32 `json:"graceSeconds,omitempty"`
+}
+
+// Idle is the condition that nobody is connected.
+type Idle struct {
+	// Seconds without a client: 1 to 31536000, which is a year.
+	// +required
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=31536000
+	Seconds int32 `json:"seconds,omitempty"`
+}
+
+// Deadline is a time, or how long it is until then.
+//
+// +kubebuilder:validation:ExactlyOneOf=seconds;time
+type Deadline struct {
+	// Seconds after the creation of the NBDExport, however long it took to be
+	// served and however often its server was started: 1 to 31536000, which is a
+	// year.
+	// +optional
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=31536000
+	Seconds int32 `json:"seconds,omitempty"`
+
+	// Time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds. One in
+	// the past has come already.
+	// +optional
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:Format=date-time
+	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	Time *metav1.Time `json:"time,omitempty"`
+}
+
+// At is when the deadline of an export is that was created at the given time, in
+// UTC and whole seconds.
+func (d Deadline) At(created time.Time) time.Time {
+	at := created.Add(time.Duration(d.Seconds) * time.Second)
+	if d.Time != nil {
+		at = d.Time.Time
+	}
+	return at.UTC().Truncate(time.Second)
+}
+
+// PodDeleted says which pods it is about, in the namespace of the export.
+//
+// +kubebuilder:validation:ExactlyOneOf=name;selector
+type PodDeleted struct {
+	// Name of a pod: 1 to 253 characters.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// Selector finds pods by their labels; it must not be empty. The condition is
+	// met when at least one has been seen and all of them are being deleted, are
+	// gone or have finished. The export's own pod doesn't count.
+	// +optional
+	// +kubebuilder:validation:XValidation:rule="has(self.matchLabels) && size(self.matchLabels) > 0 || has(self.matchExpressions) && size(self.matchExpressions) > 0",message="selector must not be empty: name a label in matchLabels or matchExpressions"
+	Selector *metav1.LabelSelector `json:"selector,omitempty"`
 }
 
 // FileCondition names a file or FIFO.

@@ -22,6 +22,10 @@ import (
 // +kubebuilder:printcolumn:name="Clean",type=boolean,JSONPath=`.status.exit.clean`,priority=1,description="Whether nothing was cut short at the end"
 // +kubebuilder:printcolumn:name="Exit reason",type=string,JSONPath=`.status.exit.reason`,priority=1,description="What kind of condition ended the export"
 // +kubebuilder:printcolumn:name="Pod",type=string,JSONPath=`.status.podName`,priority=1,description="The pod that serves the export"
+// +kubebuilder:selectablefield:JSONPath=`.spec.tls.mode`
+// +kubebuilder:selectablefield:JSONPath=`.status.podName`
+// +kubebuilder:selectablefield:JSONPath=`.status.exit.condition`
+// +kubebuilder:selectablefield:JSONPath=`.status.exit.reason`
 type NBDExport struct {
 	metav1.TypeMeta `json:",inline"`
 	// Metadata of the object. The name, which may have 253 characters, is cut
@@ -29,9 +33,10 @@ type NBDExport struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is what is offered, how, and until when. It can't be changed.
+	// Spec is what is offered, how, and until when. Nothing of it can be changed
+	// but limits.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="spec is immutable: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// Status is what the operator has seen and done.
@@ -93,6 +98,20 @@ type NBDExportSpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	Service Service `json:"service,omitzero"`
+
+	// Limits are what clients may use, and who may be one. They can be changed, and
+	// hold without a new pod and without a disconnect, within two minutes or so: it
+	// is the kubelet that brings them to the server.
+	// +optional
+	Limits Limits `json:"limits,omitzero"`
+
+	// TTLSecondsAfterFinished is how long after its end the NBDExport is deleted,
+	// with its pod and what else was made for it: 0 to 31536000 seconds, which is a
+	// year. Without it the NBDExport stays.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	// +kubebuilder:validation:Maximum=31536000
+	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
 	// Template says what the export's pod has beside the server, where it runs
 	// and what it may use.

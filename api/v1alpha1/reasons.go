@@ -52,6 +52,9 @@ const (
 	// ReasonInvalidVolume says that a volume's description doesn't fit its claim,
 	// another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
+	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
+	// with a selector that is none, or on an object that the operator may not get.
+	ReasonInvalidCondition = "InvalidCondition"
 	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
 	// one pod may hold.
 	ReasonReadWriteOncePodClaimed = "ReadWriteOncePodClaimed"
@@ -108,6 +111,14 @@ const (
 	ExitPipeClosed = "PipeClosed"
 	// ExitScript is the reason of script.
 	ExitScript = "Script"
+	// ExitLastClientLeft is the reason of lastClientLeft.
+	ExitLastClientLeft = "LastClientLeft"
+	// ExitIdle is the reason of idle.
+	ExitIdle = "Idle"
+	// ExitDeadline is the reason of deadline.
+	ExitDeadline = "Deadline"
+	// ExitObjectCondition is the reason of objectCondition.
+	ExitObjectCondition = "ObjectCondition"
 	// ExitDrainRequested says that a drain was asked for at the control socket.
 	ExitDrainRequested = "DrainRequested"
 	// ExitOther says that the server named a condition that this version of the

@@ -65,12 +65,12 @@ type VolumeStatus struct {
 	URI string `json:"uri,omitempty"`
 }
 
-// WatchedPod is the pod that a podDeleted condition means.
+// WatchedPod is the pod that a podDeleted condition means, or one of them.
 type WatchedPod struct {
 	// Name of the entry of exitWhen.
 	// +required
 	Name string `json:"name,omitempty"`
-	// UID of the pod.
+	// UID of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
 }
@@ -83,8 +83,8 @@ type ExitStatus struct {
 	Condition string `json:"condition,omitempty"`
 
 	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
-	// PipeClosed, Script, or DrainRequested for one that was asked for at the
-	// server's control socket.
+	// PipeClosed, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
+	// DrainRequested for one that was asked for at the server's control socket.
 	// +required
 	Reason string `json:"reason,omitempty"`
 

@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
+	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
@@ -121,6 +122,7 @@ func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) e
 		Live:     mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("nbdexport"),
 		Image:    o.serverImage,
+		Clock:    clock.RealClock{},
 	}
 	if err := r.SetupWithManager(ctx, mgr, controller.Options{MaxConcurrentReconciles: 4}); err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -24,6 +25,7 @@ const (
 	// ReportFile keeps the final report over a restart of the container.
 	ReportFile = v1alpha1.RunDir + "/report.json"
 
+	configDir  = "/etc/nbdexport"
 	fileRoot   = "/volumes"
 	deviceRoot = "/dev/nbdexport"
 )
@@ -36,10 +38,12 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 		"--listen", fmt.Sprintf("tcp://:%d", NBDPort),
 		"--http", fmt.Sprintf(":%d", HTTPPort),
 		"--control", "unix://" + ControlSocket,
+		"--config", path.Join(configDir, configKey),
 	}
 	for _, c := range e.Spec.ExitWhen {
-		if flag, arg, ok := ExitFlag(c); ok {
-			out = append(out, "--exit-when-"+flag, arg)
+		if flag, arg, ok := ExitFlag(e, c); ok {
+			// In one word: the argument of --exit-when-last-client-leaves may be left out.
+			out = append(out, "--exit-when-"+flag+"="+arg)
 		}
 	}
 	out = append(out,
@@ -71,7 +75,12 @@ func literal(args []string) []string {
 // "exit-when-", and its argument. The server's report names a condition in the
 // same words, as FLAG=ARGUMENT. It is false for a condition that the operator
 // watches itself.
-func ExitFlag(c v1alpha1.ExitCondition) (flag, arg string, ok bool) {
+//
+// A deadline is always a time, never a duration: a server that is started again
+// must not begin anew to count. The time from which seconds are counted is
+// that of the export's creation, which is known before there is a pod and stays
+// the same for all of them.
+func ExitFlag(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) (flag, arg string, ok bool) {
 	switch {
 	case c.FileCreated != nil:
 		return "file-created", string(c.FileCreated.Path), true
@@ -81,6 +90,12 @@ func ExitFlag(c v1alpha1.ExitCondition) (flag, arg string, ok bool) {
 		return "pipe-closed", string(c.PipeClosed.Path), true
 	case c.Script != nil:
 		return "script", scriptArg(*c.Script), true
+	case c.LastClientLeft != nil:
+		return "last-client-leaves", duration(c.LastClientLeft.GraceSeconds), true
+	case c.Idle != nil:
+		return "idle", duration(c.Idle.Seconds), true
+	case c.Deadline != nil:
+		return "deadline", c.Deadline.At(e.CreationTimestamp.Time).Format(time.RFC3339), true
 	}
 	return "", "", false
 }
@@ -113,6 +128,11 @@ func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) 
 		return fmt.Sprintf("%s=%s,%s", v.Name, path.Join(deviceRoot, v.Name), access)
 	}
 	return fmt.Sprintf("%s=%s,root=%s,%s", v.Name, claim.File(), path.Join(fileRoot, v.Name), access)
+}
+
+// duration writes seconds in the form in which the server's report repeats them.
+func duration(seconds int32) string {
+	return (time.Duration(seconds) * time.Second).String()
 }
 
 func seconds(n int32) string { return strconv.Itoa(int(n)) + "s" }

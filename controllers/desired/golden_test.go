@@ -6,8 +6,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -28,6 +30,7 @@ func export(t *testing.T, name string) *v1alpha1.NBDExport {
 		t.Fatal(err)
 	}
 	e.Namespace, e.UID = "vms", "11111111-2222-3333-4444-555555555555"
+	e.CreationTimestamp = metav1.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	s := &e.Spec
 	s.PollSeconds = orElse(s.PollSeconds, 60)
 	s.Drain.TimeoutSeconds = orElse(s.Drain.TimeoutSeconds, 600)

@@ -14,6 +14,9 @@ import (
 // runVolume is the pod's shared directory, v1alpha1.RunDir.
 const runVolume = "nbdexport-run"
 
+// configVolume is the export's ConfigMap.
+const configVolume = "nbdexport-config"
+
 // runLimit bounds what containers can put into the shared directory. A pod that
 // goes beyond it is evicted.
 var runLimit = resource.MustParse("64Mi")
@@ -38,6 +41,10 @@ func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode
 	vols = append(vols, corev1ac.Volume().WithName(runVolume).
 		WithEmptyDir(corev1ac.EmptyDirVolumeSource().WithSizeLimit(runLimit)))
 	mounts = append(mounts, runMount())
+	// As a directory: a file that is mounted by itself would never change.
+	vols = append(vols, corev1ac.Volume().WithName(configVolume).
+		WithConfigMap(corev1ac.ConfigMapVolumeSource().WithName(ChildName(e.Name))))
+	mounts = append(mounts, corev1ac.VolumeMount().WithName(configVolume).WithMountPath(configDir).WithReadOnly(true))
 	names := map[string]string{}
 	for _, v := range e.Spec.Volumes {
 		source := v.Source.PersistentVolumeClaim

@@ -6,7 +6,9 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -28,8 +30,17 @@ exitWhen:
   fileCreated: {path: /run/nbdexport/stop}
 - name: asked
   script: {command: [/bin/true]}
+- name: left
+  lastClientLeft: {}
+- name: quiet
+  idle: {seconds: 60}
+- name: over
+  deadline: {seconds: 3600}
+- name: done
+  objectCondition: {apiVersion: batch/v1, kind: Job, name: backup, condition: Complete}
 drain: {timeoutSeconds: 60}
 tls: {mode: Disabled}
+limits: {connections: 4, connectionsPerClient: 2, bytesPerSecond: 10Mi, allowedClientCIDRs: [10.0.0.0/8]}
 template:
   containers:
   - {name: companion, image: example.test/companion}
@@ -85,7 +96,13 @@ func TestAdmission(t *testing.T) {
 		{"tls Required", "mode: Disabled", "mode: Required",
 			[]string{"spec.tls.mode", `Unsupported value: "Required"`, `"Disabled"`}},
 		{"two kinds of condition", "fileCreated: {path: /run/nbdexport/stop}", "fileCreated: {path: /run/nbdexport/stop}\n  podDeleted: {name: vm}",
-			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script] must be set"}},
+			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script lastClientLeft idle deadline objectCondition] must be set"}},
+		{"pod by name and selector", "podDeleted: {name: vm}", "podDeleted: {name: vm, selector: {matchLabels: {a: b}}}",
+			[]string{"spec.exitWhen[0].podDeleted", "exactly one of the fields in [name selector] must be set"}},
+		{"no pod", "podDeleted: {name: vm}", "podDeleted: {}",
+			[]string{"spec.exitWhen[0].podDeleted", "exactly one of the fields in [name selector] must be set"}},
+		{"any pod", "podDeleted: {name: vm}", "podDeleted: {selector: {matchLabels: {}}}",
+			[]string{"spec.exitWhen[0].podDeleted.selector", "selector must not be empty"}},
 		{"no kind of condition", "\n  fileCreated: {path: /run/nbdexport/stop}", "",
 			[]string{"spec.exitWhen[1]", "exactly one of the fields in"}},
 		{"sentinel elsewhere", "/run/nbdexport/stop", "/tmp/nbdexport/stop-here",
@@ -108,6 +125,33 @@ func TestAdmission(t *testing.T) {
 			[]string{"spec.exitWhen[1].fileCreated.path", "the server's own"}},
 		{"script without command", "command: [/bin/true]", "command: []",
 			[]string{"spec.exitWhen[2].script.command", "at least 1 items"}},
+		{"grace below zero", "lastClientLeft: {}", "lastClientLeft: {graceSeconds: -1}",
+			[]string{"spec.exitWhen[3].lastClientLeft.graceSeconds", "greater than or equal to 0"}},
+		{"idle without seconds", "idle: {seconds: 60}", "idle: {}", []string{"spec.exitWhen[4].idle.seconds: Required value"}},
+		{"idle at once", "idle: {seconds: 60}", "idle: {seconds: 0}", []string{"spec.exitWhen[4].idle.seconds", "greater than or equal to 1"}},
+		{"no deadline", "deadline: {seconds: 3600}", "deadline: {}",
+			[]string{"spec.exitWhen[5].deadline", "exactly one of the fields in [seconds time] must be set"}},
+		{"two deadlines", "deadline: {seconds: 3600}", "deadline: {seconds: 3600, time: \"2026-01-31T18:30:00Z\"}",
+			[]string{"spec.exitWhen[5].deadline", "exactly one of the fields in [seconds time] must be set"}},
+		{"deadline after years", "deadline: {seconds: 3600}", "deadline: {seconds: 31536001}",
+			[]string{"spec.exitWhen[5].deadline.seconds", "less than or equal to 31536000"}},
+		{"deadline at no time", "deadline: {seconds: 3600}", "deadline: {time: tomorrow}",
+			[]string{"spec.exitWhen[5].deadline.time", "date-time"}},
+		// What the API server takes for a time and Go doesn't would keep the operator from
+		// reading any export at all.
+		{"deadline in small letters", "deadline: {seconds: 3600}", "deadline: {time: \"2026-01-31t18:30:00z\"}",
+			[]string{"spec.exitWhen[5].deadline.time", "should match"}},
+		{"deadline far from UTC", "deadline: {seconds: 3600}", "deadline: {time: \"2026-01-31T18:30:00+99:00\"}",
+			[]string{"spec.exitWhen[5].deadline.time", "should match"}},
+		{"deadline without a date", "deadline: {seconds: 3600}", "deadline: {time: \"2026-02-30T18:30:00Z\"}",
+			[]string{"spec.exitWhen[5].deadline.time", "date-time"}},
+		{"object without a kind", "kind: Job, ", "", []string{"spec.exitWhen[6].objectCondition.kind: Required value"}},
+		{"object of a resource", "kind: Job", "kind: jobs", []string{"spec.exitWhen[6].objectCondition.kind", "should match"}},
+		{"object of no version", "apiVersion: batch/v1", "apiVersion: batch", []string{"spec.exitWhen[6].objectCondition.apiVersion", "should match"}},
+		{"object without a name", "name: backup, ", "", []string{"spec.exitWhen[6].objectCondition.name: Required value"}},
+		{"object without a condition", ", condition: Complete", "", []string{"spec.exitWhen[6].objectCondition.condition: Required value"}},
+		{"condition is maybe", "condition: Complete", "condition: Complete, status: Maybe",
+			[]string{"spec.exitWhen[6].objectCondition.status", `"Maybe"`, `"True", "False", "Unknown"`}},
 		{"grace beyond timeout", "timeoutSeconds: 60", "timeoutSeconds: 60, graceSeconds: 61",
 			[]string{"spec.drain.graceSeconds", "graceSeconds must not be longer than timeoutSeconds"}},
 		{"grace beyond default timeout", "timeoutSeconds: 60", "graceSeconds: 601",
@@ -115,6 +159,17 @@ func TestAdmission(t *testing.T) {
 		{"timeout zero", "timeoutSeconds: 60", "timeoutSeconds: 0", []string{"spec.drain.timeoutSeconds", "greater than or equal to 1"}},
 		{"poll zero", "drain:", "pollSeconds: 0\ndrain:", []string{"spec.pollSeconds", "greater than or equal to 1"}},
 		{"port", "drain:", "service: {port: 65536}\ndrain:", []string{"spec.service.port", "less than or equal to 65535"}},
+		{"no connection", "connections: 4", "connections: 0", []string{"spec.limits.connections", "greater than or equal to 1"}},
+		{"no connection for a client", "connectionsPerClient: 2", "connectionsPerClient: 0",
+			[]string{"spec.limits.connectionsPerClient", "greater than or equal to 1"}},
+		{"rate zero", "bytesPerSecond: 10Mi", "bytesPerSecond: 0", []string{"spec.limits.bytesPerSecond", "above zero"}},
+		{"rate fraction", "bytesPerSecond: 10Mi", "bytesPerSecond: 100m", []string{"spec.limits.bytesPerSecond", "whole number of bytes"}},
+		{"nobody allowed", "[10.0.0.0/8]", "[]", []string{"spec.limits.allowedClientCIDRs", "at least 1 items"}},
+		{"an address", "[10.0.0.0/8]", "[10.0.0.1]", []string{"spec.limits.allowedClientCIDRs[0]", "such as 10.0.0.0/8, 192.0.2.1/32"}},
+		{"a word", "[10.0.0.0/8]", "[all]", []string{"spec.limits.allowedClientCIDRs[0]", "range of addresses"}},
+		{"IPv4 in IPv6", "[10.0.0.0/8]", `["::ffff:10.0.0.0/100"]`, []string{"spec.limits.allowedClientCIDRs[0]", "range of addresses"}},
+		{"a range twice", "[10.0.0.0/8]", "[10.0.0.0/8, 10.0.0.0/8]", []string{"spec.limits.allowedClientCIDRs[1]", "Duplicate value"}},
+		{"kept for less than no time", "drain:", "ttlSecondsAfterFinished: -1\ndrain:", []string{"spec.ttlSecondsAfterFinished", "greater than or equal to 0"}},
 		{"container name taken", "name: companion", "name: nbdserver",
 			[]string{"spec.template.containers", "the container name nbdserver is taken by the server"}},
 		{"volume name taken", "name: data", "name: nbdexport-run",
@@ -162,24 +217,27 @@ func TestDefaults(t *testing.T) {
 	get(t, client.ObjectKey{Namespace: ns, Name: "good"}, &e)
 	s := e.Spec
 	if s.PollSeconds != 60 || s.Drain.TimeoutSeconds != 60 || s.Drain.GraceSeconds != nil || s.Drain.Policy != v1alpha1.DrainRefuse ||
-		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 {
+		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 ||
+		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 || s.ExitWhen[6].ObjectCondition.Status != metav1.ConditionTrue {
 		t.Errorf("defaults: %+v", s)
 	}
 }
 
-// TestSpecImmutable changes every part of the spec and is refused, and changes
-// metadata and is not.
+// TestSpecImmutable changes every part of the spec but the limits and is refused,
+// and changes metadata and is not. TestLimitsChange changes limits.
 func TestSpecImmutable(t *testing.T) {
 	ns := namespace(t)
 	if err := create(t, ns, "fixed", accepted); err != nil {
 		t.Fatal(err)
 	}
 	changes := map[string]func(*v1alpha1.NBDExport){
-		"volume":   func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite },
-		"exitWhen": func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = nil },
-		"drain":    func(e *v1alpha1.NBDExport) { e.Spec.Drain.TimeoutSeconds = 61 },
-		"port":     func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 },
-		"poll":     func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds = 1 },
+		"volume":      func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite },
+		"exitWhen":    func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = nil },
+		"drain":       func(e *v1alpha1.NBDExport) { e.Spec.Drain.TimeoutSeconds = 61 },
+		"port":        func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 },
+		"ttl":         func(e *v1alpha1.NBDExport) { e.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) },
+		"poll":        func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds = 1 },
+		"no template": func(e *v1alpha1.NBDExport) { e.Spec.Template = v1alpha1.PodTemplate{} },
 		"template": func(e *v1alpha1.NBDExport) {
 			e.Spec.Template.Containers[0].Env = []corev1.EnvVar{{Name: "a", Value: "b"}}
 		},
@@ -190,7 +248,7 @@ func TestSpecImmutable(t *testing.T) {
 			get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
 			change(&e)
 			err := kube.Update(context.Background(), &e)
-			if err == nil || !strings.Contains(err.Error(), "spec is immutable: delete the export and create it anew") {
+			if err == nil || !strings.Contains(err.Error(), "spec is immutable but for spec.limits: delete the export and create it anew") {
 				t.Errorf("got %v", err)
 			}
 		})

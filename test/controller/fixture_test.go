@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -35,6 +36,8 @@ type world struct {
 	stop func()
 	// parallel is how many exports are reconciled at the same time; zero is one.
 	parallel int
+	// clock is the operator's; nil is the real one.
+	clock clock.PassiveClock
 }
 
 // newWorld makes a namespace and starts an operator. Both end with the test.
@@ -60,11 +63,15 @@ func (w *world) start() {
 	if err != nil {
 		w.Fatal(err)
 	}
+	if w.clock == nil {
+		w.clock = clock.RealClock{}
+	}
 	r := &controllers.Reconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("nbdexport"),
 		Image:    "nbdexport:test",
+		Clock:    w.clock,
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	if err := r.SetupWithManager(ctx, mgr, controller.Options{SkipNameValidation: ptr.To(true), MaxConcurrentReconciles: max(w.parallel, 1)}); err != nil {

@@ -52,7 +52,7 @@ func TestClaimNotFound(t *testing.T) {
 
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	pod := w.pod("nbd-e", nil)
-	if m := pod.Spec.Containers[0].VolumeMounts; len(m) != 2 || m[1].MountPath != "/volumes/disk" || !m[1].ReadOnly {
+	if m := pod.Spec.Containers[0].VolumeMounts; len(m) != 3 || m[2].MountPath != "/volumes/disk" || !m[2].ReadOnly {
 		t.Errorf("mounts: %+v", m)
 	}
 	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonStarting)
