@@ -124,6 +124,12 @@ func TestBadInput(t *testing.T) {
 	})
 	t.Run("command", func(t *testing.T) { refused(t, command(t, raceBinary, "srve"), []string{"srve"}) })
 	t.Run("ctl without a socket", func(t *testing.T) { refused(t, command(t, raceBinary, "ctl", "status"), []string{"--control"}) })
+	t.Run("ctl without a word", func(t *testing.T) {
+		refused(t, command(t, raceBinary, "ctl", "--control", "unix:///x"), []string{"ctl", "write one of drain, "})
+	})
+	t.Run("ctl of nobody", func(t *testing.T) {
+		refused(t, command(t, raceBinary, "ctl", "--control", "unix://"+dir+"/nobody", "status"), []string{"--control: no server answers at " + dir + "/nobody: dial unix "})
+	})
 	t.Run("ctl with a word", func(t *testing.T) {
 		refused(t, command(t, raceBinary, "ctl", "--control", "unix:///x", "stop"), []string{"stop"})
 	})
