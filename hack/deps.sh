@@ -9,7 +9,7 @@ set -euo pipefail
 : "${NBDEXPORT_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/nbdexport}"
 
 cluster="containerd runc containernetworking-plugins iptables nftables conntrack busybox-static iproute2 util-linux procps kmod e2fsprogs"
-interop="nbdkit libnbd-bin python3-libnbd qemu-utils nbd-client fio e2fsprogs gcc libc6-dev"
+interop="nbdkit libnbd-bin python3-libnbd qemu-utils nbd-client fio e2fsprogs procps gcc libc6-dev"
 
 die() {
   echo "deps: $*" >&2

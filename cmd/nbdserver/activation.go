@@ -7,7 +7,6 @@ import (
 	"os"
 	"strconv"
 
-	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 )
 
@@ -18,12 +17,6 @@ type runFlags struct {
 	exitWithParent bool
 	// sockets are those that were inherited, no flag.
 	sockets []*os.File
-}
-
-func (f *runFlags) register(fs *pflag.FlagSet) {
-	fs.BoolVar(&f.stdio, "stdio", false, "serve one client on standard input and output, as nbdkit -s; drain and exit when it leaves")
-	fs.StringVar(&f.command, "run", "", "run CMD by /bin/sh with $uri, $port, $unixsocket and $exportname in its environment; drain when it ends and exit with its exit status")
-	fs.BoolVar(&f.exitWithParent, "exit-with-parent", false, "drain and exit when the parent process has exited")
 }
 
 // check refuses what doesn't go together.
@@ -68,13 +61,15 @@ func inheritedSockets() ([]*os.File, error) {
 	}
 	// None is taken over before all are known to be what they should be: this
 	// process has descriptors of its own.
-	for fd := firstInherited; fd < firstInherited+n; fd++ {
+	for i := range n {
+		fd := firstInherited + i
 		if err := checkStream(fd, true); err != nil {
 			return nil, fmt.Errorf("LISTEN_FDS: descriptor %d %w", fd, err)
 		}
 	}
 	var sockets []*os.File
-	for fd := firstInherited; fd < firstInherited+n; fd++ {
+	for i := range n {
+		fd := firstInherited + i
 		unix.CloseOnExec(fd)
 		sockets = append(sockets, os.NewFile(uintptr(fd), fmt.Sprintf("descriptor %d", fd)))
 	}

@@ -28,13 +28,17 @@ type captive struct {
 }
 
 // privateAddress makes a directory that only its owner can enter, for a socket
-// that only the command of --run will know.
-func privateAddress() (dir, addr string, err error) {
+// that only the command of --run will know. The directory is there also if there
+// is an error about the address.
+func privateAddress() (dir string, a address, err error) {
 	dir, err = os.MkdirTemp("", "nbdserver-")
-	if err != nil {
-		return "", "", fmt.Errorf("--run: a place for the socket: %w: set TMPDIR to a directory that can be written to, or give --listen", err)
+	if err == nil {
+		a, err = parseAddress("unix://" + filepath.Join(dir, "sock"))
 	}
-	return dir, "unix://" + filepath.Join(dir, "sock"), nil
+	if err != nil {
+		err = fmt.Errorf("--run: a place for the socket: %w: set TMPDIR to another directory, or give --listen", err)
+	}
+	return dir, a, err
 }
 
 // startCaptive runs a shell command with the standard input and outputs of this
@@ -88,8 +92,9 @@ func exitStatus(s *os.ProcessState) int {
 }
 
 // finish ends the command, if the server ended first, and returns the end of the
-// process: the command's status, unless that is 0, else the server's.
-func (c *captive) finish(served error, log *zap.Logger) error {
+// process: the command's status, unless that is 0, else the server's. As in the
+// drain a second signal cuts it short.
+func (c *captive) finish(served error, signals *signalled, log *zap.Logger) error {
 	if c.pid == 0 {
 		return served
 	}
@@ -98,16 +103,31 @@ func (c *captive) finish(served error, log *zap.Logger) error {
 	default:
 		log.Info("the server has ended before the command of --run: the command is sent SIGTERM")
 		_ = syscall.Kill(c.pid, syscall.SIGTERM) // it may have ended just now
-		select {
-		case <-c.waited:
-		case <-time.After(captivePatience):
-			log.Warn("the command of --run goes on after SIGTERM: it is killed", zap.Duration("after", captivePatience))
-			_ = syscall.Kill(c.pid, syscall.SIGKILL)
-			<-c.waited
-		}
+		c.await(signals, log)
 	}
 	if c.status != 0 {
 		return exitCode(c.status)
 	}
 	return served
+}
+
+// await waits for the end of the command, for as long as it may take.
+func (c *captive) await(signals *signalled, log *zap.Logger) {
+	patience := time.After(captivePatience)
+	for {
+		select {
+		case <-c.waited:
+			return
+		case s := <-signals.c:
+			if !signals.second() {
+				continue
+			}
+			log.Warn("a second signal: the command of --run is killed", zap.Stringer("signal", s))
+		case <-patience:
+			log.Warn("the command of --run goes on after SIGTERM: it is killed", zap.Duration("after", captivePatience))
+		}
+		_ = syscall.Kill(c.pid, syscall.SIGKILL)
+		<-c.waited
+		return
+	}
 }

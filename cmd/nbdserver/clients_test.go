@@ -186,8 +186,8 @@ func TestClientAtTheLastMoment(t *testing.T) {
 						}
 					}()
 					go func() {
-						e := <-watch(t.Context(), exitwhen.NewSet(nil, idle))
-						srv.BeginDrain(e.Condition)
+						fired, _ := watch(t.Context(), exitwhen.NewSet(nil, idle))
+						srv.BeginDrain((<-fired).Condition)
 					}()
 					if served := tt.client(t, l); served != tt.served && !tt.random {
 						t.Errorf("the client was served: %v", served)

@@ -141,6 +141,9 @@ func size(to *int64, least int64) func([]byte) error {
 func rate(to *nbdserver.Rate) func([]byte) error {
 	return func(b []byte) error {
 		*to = nbdserver.Rate{}
+		if b[0] != '{' {
+			return fmt.Errorf("%.100s is no rate: write one like {bytesPerSecond: 10M, burst: 64M}", b)
+		}
 		err := readObject(b, map[string]func([]byte) error{
 			"bytesPerSecond": size(&to.BytesPerSecond, 0),
 			"burst":          size(&to.Burst, 0),

@@ -86,7 +86,7 @@ func TestParseConfigRefuses(t *testing.T) {
 		"handshakeTimeout: soon":                         `handshakeTimeout: "soon" is no duration`,
 		"allow: 192.0.2.1":                               `allow: "192.0.2.1" is not a list of addresses`,
 		"deny: [1]":                                      "deny: [1] is not a list of addresses",
-		"rate: 10M":                                      `rate: "10M" is not a mapping`,
+		"rate: 10M":                                      `rate: "10M" is no rate: write one like {bytesPerSecond: 10M`,
 		"rate: {bytesPerSecond: fast}":                   `rate: bytesPerSecond: "fast" is no size`,
 		"rate: {bytesPerSecond: -1}":                     `rate: bytesPerSecond: "-1" is no size`,
 		"rate: {burst: 1M}":                              "rate: a burst goes with bytesPerSecond",

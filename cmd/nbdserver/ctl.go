@@ -7,12 +7,16 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 )
+
+// ctlCommands are what a running server can be told and asked.
+var ctlCommands = []string{"drain", "pause", "reload", "resume", "status"}
 
 func ctlCommand() *cobra.Command {
 	var control string
@@ -25,11 +29,17 @@ func ctlCommand() *cobra.Command {
   drain   refuse newcomers, let clients finish, then exit; returns at once
   pause   let no request reach the volumes, for a copy of the storage below: returns
           when those under way are done and the volumes are flushed; clients wait
-  reload  read anew the sizes of the volumes, as SIGHUP does
+  reload  read anew the sizes of the volumes, the certificates and --config, as
+          SIGHUP does
   resume  end a pause; it is an error if it has ended before
   status  print phase, clients and counters as JSON`,
-		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
-		ValidArgs: []string{"drain", "pause", "reload", "resume", "status"},
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains(ctlCommands, args[0]) {
+				return fmt.Errorf("ctl: %q: write one of %s", strings.Join(args, " "), strings.Join(ctlCommands, ", "))
+			}
+			return nil
+		},
+		ValidArgs: ctlCommands,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			a, err := parseAddress(control)
 			if err != nil || a.network != "unix" {
@@ -42,8 +52,8 @@ func ctlCommand() *cobra.Command {
 			return call(cmd.Context(), a.addr, method, what, patience, cmd.OutOrStdout())
 		},
 	}
-	cmd.Flags().StringVar(&control, "control", "", "the server's control socket, unix:///PATH (required)")
-	cmd.Flags().DurationVar(&timeout, "timeout", defaultPause, "when a pause ends if nobody resumes, from its beginning; 1h at most")
+	cmd.Flags().StringVar(&control, "control", "", "`ADDRESS` of the server's control socket, unix:///PATH (required)")
+	cmd.Flags().DurationVar(&timeout, "timeout", defaultPause, "`DURATION` after which a pause ends if nobody resumes, from its beginning; 1h at most")
 	return cmd
 }
 
@@ -79,7 +89,7 @@ func call(ctx context.Context, path, method, what string, patience time.Duration
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return fmt.Errorf("--control: no server answers at %s: %w", path, err)
+		return fmt.Errorf("--control: no server answers at %s: %w", path, errors.Unwrap(err)) // without the URL, which is none
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)

@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/spf13/pflag"
 
@@ -26,20 +27,20 @@ type limitFlags struct {
 
 func (f *limitFlags) register(fs *pflag.FlagSet) {
 	f.memory, f.each = nbdserver.DefaultMaxMemory, nbdserver.DefaultMaxConnectionMemory
-	fs.IntVar(&f.maxConnections, "max-connections", nbdserver.DefaultMaxConnections, "connections at a time; a newcomer displaces one that still negotiates")
-	fs.IntVar(&f.maxConnectionsPerClient, "max-connections-per-client", 0, "the same for one IP address, or one user over unix sockets (default no limit)")
-	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", nbdserver.DefaultHandshakeTimeout, "time from accept to the end of the negotiation")
-	const address = "; `ADDRESS` is one, or ADDRESS/BITS, all, allipv4, allipv6, allunix; repeatable"
-	fs.StringSliceVar(&f.allow, "allow", nil, "who may connect, whatever --deny says"+address)
-	fs.StringSliceVar(&f.deny, "deny", nil, "who else may not connect"+address)
-	fs.Var(&f.rate, "rate", "bytes per second of all connections, for reads and for writes (default no limit)")
+	fs.IntVar(&f.maxConnections, "max-connections", nbdserver.DefaultMaxConnections, "`N` connections at a time; a newcomer displaces one that still negotiates")
+	fs.IntVar(&f.maxConnectionsPerClient, "max-connections-per-client", 0, "`N` of one IP address, or of one user over unix sockets (default no limit)")
+	fs.DurationVar(&f.handshakeTimeout, "handshake-timeout", nbdserver.DefaultHandshakeTimeout, "`DURATION` from accept to the end of the negotiation")
+	const address = "; one, or ADDRESS/BITS, all, allipv4, allipv6, allunix; repeatable"
+	fs.StringArrayVar(&f.allow, "allow", nil, "`ADDRESS` that may connect, whatever --deny says"+address)
+	fs.StringArrayVar(&f.deny, "deny", nil, "`ADDRESS` that may not connect otherwise"+address)
+	fs.Var(&f.rate, "rate", "bytes of payload per second, for reads and for writes, of all connections together (default no limit)")
 	fs.Var(&f.connectionRate, "connection-rate", "the same for each connection (default no limit)")
-	fs.Var(&f.memory, "max-memory", "memory for the payload of requests in flight")
+	fs.Var(&f.memory, "max-memory", "memory for the payload of requests in flight, over all connections")
 	fs.Var(&f.each, "max-connection-memory", "the same for each connection")
-	fs.StringVar(&f.config, "config", "", "YAML file with limits in place of those of the flags, and for volumes; it is read again when it changes")
+	fs.StringVar(&f.config, "config", "", "`FILE` in YAML with limits in place of those of the flags, and for single volumes; it is read again when it changes")
 }
 
-// limits are those of the flags.
+// limits are those of the flags, checked.
 func (f *limitFlags) limits() (nbdserver.Limits, error) {
 	switch {
 	case f.maxConnections < 1:
@@ -49,17 +50,44 @@ func (f *limitFlags) limits() (nbdserver.Limits, error) {
 	case f.handshakeTimeout <= 0:
 		return nbdserver.Limits{}, fmt.Errorf("--handshake-timeout: %v lets nobody in: write a duration like 10s", f.handshakeTimeout)
 	}
-	return nbdserver.Limits{
+	l := nbdserver.Limits{
 		MaxConnections:          f.maxConnections,
 		MaxConnectionsPerClient: f.maxConnectionsPerClient,
 		HandshakeTimeout:        f.handshakeTimeout,
-		Allow:                   f.allow,
-		Deny:                    f.deny,
+		Allow:                   splitList(f.allow),
+		Deny:                    splitList(f.deny),
 		Rate:                    nbdserver.Rate(f.rate),
 		ConnectionRate:          nbdserver.Rate(f.connectionRate),
 		MaxMemory:               int64(f.memory),
 		MaxConnectionMemory:     int64(f.each),
-	}, nil
+	}
+	// A server of nothing finds what else is wrong, in the words of the
+	// configuration file.
+	if err := new(nbdserver.Server).SetLimits(l); err != nil {
+		key, what, _ := strings.Cut(err.Error(), ": ")
+		return l, fmt.Errorf("--%s: %s", flagOf(key), what)
+	}
+	return l, nil
+}
+
+// splitList is for lists with commas, as the ip filter's.
+func splitList(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	return strings.Split(strings.Join(list, ","), ",")
+}
+
+// flagOf is the flag of a key in the configuration file: max-memory of maxMemory.
+func flagOf(key string) string {
+	var b strings.Builder
+	for _, r := range key {
+		if unicode.IsUpper(r) {
+			b.WriteByte('-')
+		}
+		b.WriteRune(unicode.ToLower(r))
+	}
+	return b.String()
 }
 
 // apply checks what was written and sets up the server. From then on changes of
@@ -70,7 +98,7 @@ func (f *limitFlags) apply(srv *nbdserver.Server) error {
 		return err
 	}
 	if err := srv.SetLimits(l); err != nil {
-		return fmt.Errorf("limits: %w", err)
+		return err
 	}
 	if f.config == "" {
 		return nil

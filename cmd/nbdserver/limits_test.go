@@ -56,9 +56,10 @@ func TestLimitFlags(t *testing.T) {
 	for _, arg := range []string{
 		"--max-connections=0", "--max-connections=many", "--max-connections-per-client=-1", "--handshake-timeout=0", "--handshake-timeout=10",
 		"--rate=0", "--rate=fast", "--rate=1M,burst=", "--rate=1M,burst=x", "--connection-rate=1M,1M", "--max-memory=0", "--max-connection-memory=1X",
+		"--allow=nobody", "--allow=192.0.2.1,,::1", "--deny=10.0.0.0/33", "--rate=1M,burst=1", "--connection-rate=1M,burst=1", "--max-memory=1M", "--max-connection-memory=1M",
 	} {
 		flag, _, _ := strings.Cut(arg, "=")
-		if l, err := limitsOf(arg); err == nil || !strings.Contains(err.Error(), flag) {
+		if l, err := limitsOf(arg); err == nil || !strings.Contains(err.Error(), flag) || strings.Contains(err.Error(), "maxM") {
 			t.Errorf("%s: %+v, %v; want an error about %s", arg, l, err, flag)
 		}
 	}

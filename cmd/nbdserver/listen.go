@@ -3,9 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -16,18 +18,36 @@ type address struct {
 	addr    string // HOST:PORT or a path
 }
 
+func (a address) String() string { return a.network + "://" + a.addr }
+
+// maxSocketPath is the longest path of a unix socket, in bytes: unix(7).
+const maxSocketPath = 107
+
 // parseAddress reads tcp://HOST:PORT or unix:///PATH.
 func parseAddress(s string) (address, error) {
 	if hostport, ok := strings.CutPrefix(s, "tcp://"); ok {
-		if _, _, err := net.SplitHostPort(hostport); err != nil {
-			return address{}, fmt.Errorf("%q is no address: write tcp://HOST:PORT or unix:///PATH", s)
-		}
-		return address{"tcp", hostport}, nil
+		return address{"tcp", hostport}, checkHostPort(hostport)
 	}
-	if path, ok := strings.CutPrefix(s, "unix://"); ok && strings.HasPrefix(path, "/") {
-		return address{"unix", path}, nil
+	path, ok := strings.CutPrefix(s, "unix://")
+	switch {
+	case !ok || !strings.HasPrefix(path, "/"):
+		return address{}, fmt.Errorf("%q is no address: write tcp://HOST:PORT or unix:///PATH", s)
+	case len(path) > maxSocketPath:
+		return address{}, fmt.Errorf("%q: the path of a socket has at most %d bytes: choose a shorter one", s, maxSocketPath)
 	}
-	return address{}, fmt.Errorf("%q is no address: write tcp://HOST:PORT or unix:///PATH", s)
+	return address{"unix", path}, nil
+}
+
+// checkHostPort refuses what can't be a place to listen at, on whatever machine.
+func checkHostPort(s string) error {
+	_, port, err := net.SplitHostPort(s)
+	if err != nil || port == "" || strings.Contains(port, "/") {
+		return fmt.Errorf("%q is no HOST:PORT", s)
+	}
+	if n, err := strconv.Atoi(port); err == nil && (n < 0 || n > math.MaxUint16) {
+		return fmt.Errorf("%q: there is no port %d: write one up to %d, or 0 for any", s, n, math.MaxUint16)
+	}
+	return nil // names of services are looked up later
 }
 
 // listen opens the address. A socket file that nobody listens on any more, left
@@ -43,7 +63,10 @@ func (a address) listen() (net.Listener, error) {
 		return nil, err
 	}
 	st, statErr := os.Lstat(a.addr)
-	if !errors.Is(dialErr, syscall.ECONNREFUSED) || statErr != nil || st.Mode().Type() != os.ModeSocket {
+	if statErr == nil && st.Mode().Type() != os.ModeSocket {
+		return nil, errors.New("there is something else that is no socket: remove it, or choose another path")
+	}
+	if !errors.Is(dialErr, syscall.ECONNREFUSED) || statErr != nil {
 		return nil, err
 	}
 	if err := os.Remove(a.addr); err != nil {

@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -25,6 +26,7 @@ func TestParseAddress(t *testing.T) {
 	}
 	for _, s := range []string{
 		"", "tcp", "tcp://", "tcp://localhost", "tcp://::1:10809", "127.0.0.1:10809", "udp://127.0.0.1:1",
+		"tcp://127.0.0.1:", "tcp://127.0.0.1:65536", "tcp://127.0.0.1:-1", "tcp://127.0.0.1:0/disk", "unix:///" + strings.Repeat("x", 107),
 		"unix://", "unix://run/nbd.sock", "unix:/run/nbd.sock", "/run/nbd.sock", "TCP://127.0.0.1:1",
 	} {
 		if got, err := parseAddress(s); err == nil {
@@ -97,10 +99,14 @@ func TestListenUnix(t *testing.T) {
 	if err := os.Symlink(at("file").addr, at("link").addr); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"file", "link"} {
-		if l, err := at(name).listen(); err == nil {
+	for _, name := range []string{"file", "link", "."} {
+		l, err := at(name).listen()
+		if err == nil {
 			l.Close()
-			t.Errorf("a socket was put in the place of a %s", name)
+			t.Fatalf("a socket was put in the place of a %s", name)
+		}
+		if !strings.Contains(err.Error(), "no socket") {
+			t.Errorf("over %s: %v", name, err)
 		}
 	}
 	if b, err := os.ReadFile(at("file").addr); string(b) != "precious" {

@@ -52,6 +52,7 @@ func command() *cobra.Command {
 			DisableDefaultCmd: true,
 		},
 	}
+	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(serveCommand(), ctlCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",

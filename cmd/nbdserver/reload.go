@@ -67,6 +67,19 @@ func (r *reloader) reload(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// follow reloads on SIGHUP until ctx ends. Those that come while a reload is
+// under way are one more, however many they are.
+func (r *reloader) follow(ctx context.Context) {
+	for {
+		select {
+		case <-r.hangups:
+			_ = r.reload(ctx) // what went wrong is in the log
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
 // page answers POST /reload when the reload is done.
 func (r *reloader) page(w http.ResponseWriter, req *http.Request) {
 	// What has begun is done, whether or not somebody waits for the answer.

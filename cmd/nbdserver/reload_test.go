@@ -100,3 +100,41 @@ func TestReloadWaits(t *testing.T) {
 		}
 	})
 }
+
+// TestManyHangups: those that come during a reload are one more, however many
+// they are, and nothing of it is left at the end.
+func TestManyHangups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &reloader{log: zap.NewNop(), hangups: make(chan os.Signal, 1), running: make(chan struct{}, 1)}
+		gate := make(chan struct{})
+		runs := 0
+		r.add("slow", func(context.Context) error {
+			runs++
+			<-gate
+			return nil
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			r.follow(ctx)
+		}()
+		for range 1000 {
+			select { // as os/signal does
+			case r.hangups <- syscall.SIGHUP:
+			default:
+			}
+			synctest.Wait()
+		}
+		if runs != 1 {
+			t.Errorf("%d reloads at a time", runs)
+		}
+		close(gate)
+		synctest.Wait()
+		if runs != 2 {
+			t.Errorf("%d reloads", runs)
+		}
+		cancel()
+		<-over
+	})
+}

@@ -46,7 +46,7 @@ func (f serveFlags) openListeners() (_ *openedListeners, err error) {
 			o.close()
 		}
 	}()
-	listen := f.listen
+	listen := f.addresses
 	switch {
 	case f.run.sockets != nil:
 		if o.nbd, err = listenInherited(f.run.sockets); err != nil {
@@ -59,22 +59,18 @@ func (f serveFlags) openListeners() (_ *openedListeners, err error) {
 		}
 		o.nbd, o.stdioLeft = []net.Listener{l}, l.left
 	case len(listen) == 0 && f.run.command != "":
-		var addr string
-		if o.private, addr, err = privateAddress(); err != nil {
+		var a address
+		if o.private, a, err = privateAddress(); err != nil {
 			return nil, err
 		}
-		listen = []string{addr}
+		listen = []address{a}
 	case len(listen) == 0:
-		listen = []string{defaultListen}
+		listen = []address{defaultListen}
 	}
-	for _, s := range listen {
-		a, err := parseAddress(s)
-		if err != nil {
-			return nil, fmt.Errorf("--listen: %w", err)
-		}
+	for _, a := range listen {
 		l, err := a.listen()
 		if err != nil {
-			return nil, fmt.Errorf("--listen %s: %w%s", s, err, hint(err))
+			return nil, fmt.Errorf("--listen %s: %w%s", a, err, hint(err))
 		}
 		o.nbd = append(o.nbd, l)
 	}
@@ -91,23 +87,32 @@ func (f serveFlags) openListeners() (_ *openedListeners, err error) {
 	return o, nil
 }
 
-// hint says what to do about the most common error.
+// hint says what to do about the most common errors.
 func hint(err error) string {
-	if errors.Is(err, syscall.EADDRINUSE) {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
 		return ": stop whoever listens there, or choose another one"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": name an address of this machine"
 	}
 	return ""
+}
+
+// parseControl reads the address of a control socket.
+func parseControl(s string) (address, error) {
+	a, err := parseAddress(s)
+	if err == nil && a.network != "unix" {
+		err = errors.New("what changes something is not served on the network: write unix:///PATH")
+	}
+	return a, err
 }
 
 // listenControl opens the control socket so that its owner alone can use it,
 // from the first moment on: the umask rules what bind creates.
 func listenControl(s string) (net.Listener, error) {
-	a, err := parseAddress(s)
+	a, err := parseControl(s)
 	if err != nil {
 		return nil, err
-	}
-	if a.network != "unix" {
-		return nil, errors.New("what changes something is not served on the network: write unix:///PATH")
 	}
 	old := syscall.Umask(0o177)
 	defer syscall.Umask(old)
@@ -126,20 +131,43 @@ func (f serveFlags) announce(o *openedListeners, exports []*nbdserver.Export) er
 	}
 	for _, l := range o.nbd {
 		for _, e := range exports {
-			fmt.Println(f.tls.uri(l.Addr(), e))
+			if _, err := fmt.Println(f.tls.uri(l.Addr(), e)); err != nil {
+				f.removePidfile()
+				return fmt.Errorf("--print-uri: standard output: %w", err)
+			}
 		}
 	}
 	return nil
 }
 
+// removePidfile removes what announce has written.
+func (f serveFlags) removePidfile() {
+	if f.pidfile != "" {
+		os.Remove(f.pidfile)
+	}
+}
+
+// signalled are the signals that end the process, the first one gently.
+type signalled struct {
+	c    chan os.Signal
+	some bool
+}
+
 // notifySignals delivers SIGTERM and SIGINT. SIGPIPE is taken too, and lost: it
 // would end the process when the reader of its log goes away. Ignored it would
 // be for the scripts as well.
-func notifySignals() <-chan os.Signal {
+func notifySignals() *signalled {
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
-	c := make(chan os.Signal, 2)
-	signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)
-	return c
+	s := &signalled{c: make(chan os.Signal, 2)}
+	signal.Notify(s.c, syscall.SIGTERM, syscall.SIGINT)
+	return s
+}
+
+// second counts a signal that was received, and tells whether one came before.
+func (s *signalled) second() bool {
+	some := s.some
+	s.some = true
+	return some
 }
 
 func signalCondition(s os.Signal) string {
@@ -151,14 +179,20 @@ func signalCondition(s os.Signal) string {
 
 // serve serves until the server has ended, whatever ends it, and leaves the
 // report behind.
-func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, command *captive, conditions *exitwhen.Set, signals <-chan os.Signal, reload *reloader, log *zap.Logger) error {
+func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, command *captive, conditions *exitwhen.Set, signals *signalled, reload *reloader, log *zap.Logger) error {
 	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
+	fired, watched := watch(ctx, conditions)
+	defer func() {
+		cancel()
+		<-watched
+	}()
+	go reload.follow(ctx)
+	stopHTTP, stopControl := func() {}, func() {}
 	if o.http != nil {
-		defer serveHTTP(o.http, readOnlyPages(srv, &f.tls), log)()
+		stopHTTP = serveHTTP(o.http, readOnlyPages(srv, &f.tls), log)
 	}
 	if o.control != nil {
-		defer serveHTTP(o.control, controlPages(srv, reload), log)()
+		stopControl = serveHTTP(o.control, controlPages(srv, reload), log)
 	}
 	for _, l := range o.nbd {
 		log.Info("listening", zap.Stringer("address", l.Addr()))
@@ -168,8 +202,6 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, command *ca
 			}
 		}()
 	}
-	fired := watch(ctx, conditions)
-	signaled := false
 	for {
 		select {
 		case e := <-fired:
@@ -178,30 +210,42 @@ func (f serveFlags) serve(srv *nbdserver.Server, o *openedListeners, command *ca
 			srv.BeginDrain("stdio=closed")
 		case <-command.ended:
 			srv.BeginDrain("run=exited")
-		case s := <-signals:
+		case s := <-signals.c:
 			// The first one begins a drain, or joins one that something else
 			// began: after a preStop hook the kubelet sends SIGTERM too.
-			if !signaled {
-				signaled = true
+			if !signals.second() {
 				srv.BeginDrain(signalCondition(s))
 				continue
 			}
 			log.Warn("a second signal: closing at once", zap.Stringer("signal", s))
 			srv.Close()
-		case <-reload.hangups:
-			go reload.reload(ctx) //nolint:errcheck // it is in the log
 		case <-srv.Done():
-			if f.pidfile != "" {
-				os.Remove(f.pidfile)
-			}
+			// Whoever reads the report may start the next server at once, with
+			// the same sockets and pidfile.
+			stopHTTP()
+			stopControl()
+			f.removePidfile()
 			return f.leaveReport(srv.Report(), log)
 		}
 	}
 }
 
+// watch delivers the first condition that happens, if one does before ctx ends.
+// It closes the second channel when it is over.
+func watch(ctx context.Context, conditions *exitwhen.Set) (<-chan exitwhen.Event, <-chan struct{}) {
+	fired, over := make(chan exitwhen.Event, 1), make(chan struct{})
+	go func() {
+		defer close(over)
+		if e, err := conditions.Watch(ctx); err == nil {
+			fired <- e
+		}
+	}()
+	return fired, over
+}
+
 // alreadyTrue ends the process before it listens if a condition is true at
 // start, or if a signal comes while that is found out.
-func (f serveFlags) alreadyTrue(conditions *exitwhen.Set, signals <-chan os.Signal, log *zap.Logger) (bool, error) {
+func (f serveFlags) alreadyTrue(conditions *exitwhen.Set, signals *signalled, log *zap.Logger) (bool, error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	type result struct {
@@ -220,7 +264,12 @@ func (f serveFlags) alreadyTrue(conditions *exitwhen.Set, signals <-chan os.Sign
 			return false, nil
 		}
 		over = r.event
-	case s := <-signals:
+	case s := <-signals.c:
+		cancel()
+		select { // conditions are closed next, which nobody may look at then
+		case <-checked:
+		case <-time.After(time.Second): // it hangs
+		}
 		over = exitwhen.Event{Condition: signalCondition(s), At: time.Now()}
 	}
 	log.Info("not serving: it is over already", zap.String("condition", over.Condition))
@@ -249,7 +298,7 @@ func (f serveFlags) repeatReport(log *zap.Logger) (bool, error) {
 	}
 	log.Info("not serving: it has ended already", zap.Any("report", r))
 	if f.report != "" {
-		if err := r.WriteFile(f.report); err != nil {
+		if err := writeReport(r, f.report); err != nil {
 			return false, fmt.Errorf("--report: %w", err)
 		}
 	}
@@ -264,7 +313,7 @@ func (f serveFlags) leaveReport(r report.Report, log *zap.Logger) error {
 		if path == "" {
 			continue
 		}
-		if err := r.WriteFile(path); err != nil {
+		if err := writeReport(r, path); err != nil {
 			log.Error("the final report could not be written", zap.String("file", path), zap.Error(err))
 		}
 	}
@@ -272,4 +321,19 @@ func (f serveFlags) leaveReport(r report.Report, log *zap.Logger) error {
 		return nil
 	}
 	return exitCode(r.ExitCode)
+}
+
+// reportTimeout bounds the writing of a report: neither a file system that hangs
+// nor a FIFO that nobody reads keeps the process from its end.
+const reportTimeout = 2 * time.Second
+
+func writeReport(r report.Report, path string) error {
+	written := make(chan error, 1)
+	go func() { written <- r.WriteFile(path) }()
+	select {
+	case err := <-written:
+		return err
+	case <-time.After(reportTimeout):
+		return fmt.Errorf("%s takes nothing for %v: check the storage below it, or who reads it", path, reportTimeout)
+	}
 }

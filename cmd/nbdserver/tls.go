@@ -20,27 +20,35 @@ type tlsFlags struct {
 	verifyPeer bool
 	allowSAN   []string
 
+	sans         []certificates.SAN      // allowSAN, from check on
 	certificates *certificates.Directory // from apply on, unless TLS is off
 }
 
 func (f *tlsFlags) register(fs *pflag.FlagSet) {
-	fs.StringVar(&f.mode, "tls", "off", "off, on: clients may use TLS, and must for volumes with tls=require, or require: they must for everything")
-	fs.StringVar(&f.directory, "tls-certificates", "", "directory of server-cert.pem, server-key.pem and ca-cert.pem; looked at for each connection, so they may be replaced at any time")
+	fs.StringVar(&f.mode, "tls", "off", "`MODE`: off; on, clients may use TLS, and must for volumes with tls=require; require, they must for everything")
+	fs.StringVar(&f.directory, "tls-certificates", "", "`DIR` of server-cert.pem, server-key.pem and ca-cert.pem; looked at for each connection, so they may be replaced at any time")
 	fs.BoolVar(&f.verifyPeer, "tls-verify-peer", false, "let clients start TLS only with a certificate that is signed by an authority in ca-cert.pem")
-	fs.StringArrayVar(&f.allowSAN, "tls-allow-san", nil, "and that has a subject alternative name like this: DNS:*.backup.example, IP:10.1.0.0/16, URI:spiffe://cluster/ns/backup/* or email:*@backup.example; repeatable")
+	fs.StringArrayVar(&f.allowSAN, "tls-allow-san", nil, "... and that has a subject alternative name like `PATTERN`: DNS:*.backup.example, IP:10.1.0.0/16, URI:spiffe://cluster/ns/backup/* or email:*@backup.example; repeatable")
 }
 
-// apply checks what was written and sets up the server.
-func (f *tlsFlags) apply(srv *nbdserver.Server) error {
-	var mode nbdserver.TLSMode
-	switch f.mode {
-	case "off":
-		return f.checkOff(srv)
-	case "on":
-		mode = nbdserver.TLSOn
-	case "require":
-		mode = nbdserver.TLSRequire
-	default:
+// tlsModes are the values of --tls.
+var tlsModes = map[string]nbdserver.TLSMode{"on": nbdserver.TLSOn, "require": nbdserver.TLSRequire}
+
+// check refuses what is wrong on the command line, and what without TLS wouldn't
+// do what it says.
+func (f *tlsFlags) check(volumes []volume) error {
+	if f.mode == "off" {
+		if f.directory != "" || f.verifyPeer || len(f.allowSAN) > 0 {
+			return errors.New("--tls-certificates, --tls-verify-peer and --tls-allow-san need --tls on or --tls require")
+		}
+		for _, v := range volumes {
+			if v.tls {
+				return fmt.Errorf("volume %q: tls=require needs --tls on or --tls require", v.name)
+			}
+		}
+		return nil
+	}
+	if _, ok := tlsModes[f.mode]; !ok {
 		return fmt.Errorf("--tls: %q is none of off, on, require", f.mode)
 	}
 	if f.directory == "" {
@@ -49,33 +57,27 @@ func (f *tlsFlags) apply(srv *nbdserver.Server) error {
 	if len(f.allowSAN) > 0 && !f.verifyPeer {
 		return errors.New("--tls-allow-san needs --tls-verify-peer, without which clients aren't asked for a certificate")
 	}
-	o := certificates.Options{VerifyPeer: f.verifyPeer, Log: srv.Log}
 	for _, s := range f.allowSAN {
 		p, err := certificates.ParseSAN(s)
 		if err != nil {
 			return fmt.Errorf("--tls-allow-san: %w", err)
 		}
-		o.AllowSANs = append(o.AllowSANs, p)
+		f.sans = append(f.sans, p)
 	}
-	d, err := certificates.Open(f.directory, o)
+	return nil
+}
+
+// apply loads the certificates and sets up the server, after check.
+func (f *tlsFlags) apply(srv *nbdserver.Server) error {
+	if f.mode == "off" {
+		return nil
+	}
+	d, err := certificates.Open(f.directory, certificates.Options{VerifyPeer: f.verifyPeer, AllowSANs: f.sans, Log: srv.Log})
 	if err != nil {
 		return fmt.Errorf("--tls-certificates: %w", err)
 	}
 	f.certificates = d
-	srv.TLS = &nbdserver.TLS{Mode: mode, Config: d.Config()}
-	return nil
-}
-
-// checkOff refuses what without TLS wouldn't do what it says.
-func (f *tlsFlags) checkOff(srv *nbdserver.Server) error {
-	if f.directory != "" || f.verifyPeer || len(f.allowSAN) > 0 {
-		return errors.New("--tls-certificates, --tls-verify-peer and --tls-allow-san need --tls on or --tls require")
-	}
-	for _, e := range srv.Exports {
-		if e.RequireTLS {
-			return fmt.Errorf("volume %q: tls=require needs --tls on or --tls require", e.Name)
-		}
-	}
+	srv.TLS = &nbdserver.TLS{Mode: tlsModes[f.mode], Config: d.Config()}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -24,7 +25,7 @@ func TestTLSFlags(t *testing.T) {
 		"require": {mode: "require", directory: dir, verifyPeer: true, allowSAN: []string{"DNS:*", "IP:::1"}},
 	} {
 		srv := &nbdserver.Server{}
-		if err := f.apply(srv); err != nil || (srv.TLS == nil) != (name == "off") {
+		if err := errors.Join(f.check(nil), f.apply(srv)); err != nil || (srv.TLS == nil) != (name == "off") {
 			t.Errorf("%s: %+v, %v", name, srv.TLS, err)
 		}
 		if err := f.reload(); err != nil {
@@ -45,11 +46,11 @@ func TestTLSFlags(t *testing.T) {
 	if err := os.Rename(filepath.Join(torn, "key"), filepath.Join(torn, "server-key.pem")); err != nil {
 		t.Fatal(err)
 	}
-	secret := &nbdserver.Server{Exports: []*nbdserver.Export{{Name: "secret", RequireTLS: true}}}
+	secret := []volume{{name: "secret", tls: true}}
 	for _, tt := range []struct {
-		f    tlsFlags
-		srv  *nbdserver.Server
-		want []string
+		f       tlsFlags
+		volumes []volume
+		want    []string
 	}{
 		{tlsFlags{mode: "yes"}, nil, []string{"--tls:", `"yes"`}},
 		{tlsFlags{mode: "on"}, nil, []string{"--tls on", "--tls-certificates DIR"}},
@@ -63,10 +64,10 @@ func TestTLSFlags(t *testing.T) {
 		{tlsFlags{mode: "require", directory: noCA, verifyPeer: true}, nil, []string{"--tls-certificates", noCA + "/ca-cert.pem"}},
 		{tlsFlags{mode: "require", directory: torn}, nil, []string{"--tls-certificates", torn, "server-key.pem", "does not match"}},
 	} {
-		if tt.srv == nil {
-			tt.srv = &nbdserver.Server{}
+		err := tt.f.check(tt.volumes)
+		if err == nil {
+			err = tt.f.apply(&nbdserver.Server{})
 		}
-		err := tt.f.apply(tt.srv)
 		if err == nil {
 			t.Errorf("%+v is accepted", tt.f)
 			continue

@@ -148,6 +148,7 @@ func TestActivationRefused(t *testing.T) {
 		{"the second is connected", "2", []*os.File{good, connected}, nil, []string{"descriptor 4 doesn't listen", "Accept=no"}},
 		{"datagrams", "1", []*os.File{datagram}, nil, []string{"descriptor 3 isn't a stream socket"}},
 		{"fewer than said", "9", []*os.File{good}, nil, []string{"LISTEN_FDS: descriptor"}},
+		{"more than there are", "9223372036854775807", []*os.File{good}, nil, []string{"LISTEN_FDS: descriptor"}},
 		{"no number", "x", []*os.File{good}, nil, []string{`LISTEN_FDS is "x"`}},
 		{"none", "0", []*os.File{good}, nil, []string{`LISTEN_FDS is "0"`}},
 		{"with --listen", "1", []*os.File{good}, []string{"--listen", "tcp://127.0.0.1:0"}, []string{"--listen", "LISTEN_FDS"}},

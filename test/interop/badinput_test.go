@@ -69,7 +69,7 @@ func TestBadInput(t *testing.T) {
 		{"port in use", []string{ok, "--listen", "tcp://" + taken}, []string{"--listen", taken, "in use"}},
 		{"second port in use", []string{ok, "--listen", "tcp://127.0.0.1:0", "--listen", "tcp://" + taken}, []string{"--listen", taken}},
 		{"socket in use", []string{ok, "--listen", "unix://" + dir + "/live"}, []string{"--listen", dir + "/live", "in use"}},
-		{"socket over a file", []string{ok, "--listen", "unix://" + disk}, []string{"--listen", disk}},
+		{"socket over a file", []string{ok, "--listen", "unix://" + disk}, []string{"--listen", disk, "no socket", "remove it"}},
 		{"socket nowhere", []string{ok, "--listen", "unix:///nowhere/sock"}, []string{"--listen", "/nowhere/sock"}},
 		{"address", []string{ok, "--listen", "127.0.0.1:10809"}, []string{"--listen", "tcp://HOST:PORT"}},
 		{"http port in use", []string{ok, "--listen", "tcp://127.0.0.1:0", "--http", taken}, []string{"--http", taken}},
@@ -101,7 +101,12 @@ func TestBadInput(t *testing.T) {
 		{"log format", []string{ok, "--log-format", "xml"}, []string{"--log-format", "xml"}},
 		{"once", []string{ok, "--once", dir + "/garbage"}, []string{"--once", dir + "/garbage"}},
 		{"once is a directory", []string{ok, "--once", dir}, []string{"--once", dir}},
-		{"pidfile", []string{ok, "--listen", "tcp://127.0.0.1:0", "--pidfile", "/nowhere/pid"}, []string{"--pidfile", "/nowhere/pid"}},
+		{"once is a FIFO", []string{ok, "--once", dir + "/fifo"}, []string{"--once", dir + "/fifo", "no regular file"}},
+		{"report is a directory", []string{ok, "--report", dir}, []string{"--report", dir, "is a directory"}},
+		{"report nowhere", []string{ok, "--report", "/nowhere/report"}, []string{"--report", "/nowhere", "no such file"}},
+		{"pidfile nowhere", []string{ok, "--pidfile", "/nowhere/pid"}, []string{"--pidfile", "/nowhere", "no such file"}},
+		{"pidfile is a FIFO", []string{ok, "--pidfile", dir + "/fifo"}, []string{"--pidfile", dir + "/fifo", "no regular file"}},
+		{"nothing where a value should be", []string{ok, "--deny", ""}, []string{"--deny", "empty"}},
 		{"flag", []string{ok, "--bogus"}, []string{"--bogus"}},
 		{"flag without value", []string{ok, "--listen"}, []string{"--listen"}},
 	}
@@ -110,8 +115,21 @@ func TestBadInput(t *testing.T) {
 			refused(t, command(t, raceBinary, append([]string{"serve"}, tt.args...)...), tt.want)
 		})
 	}
+	t.Run("nobody reads the URI", func(t *testing.T) {
+		cmd := command(t, "/bin/sh", "-c", raceBinary+" serve memory:1M --listen tcp://127.0.0.1:0 --print-uri --pidfile "+dir+"/pid >/dev/full")
+		refused(t, cmd, []string{"--print-uri", "standard output", "no space"})
+		if _, err := os.Stat(dir + "/pid"); err == nil {
+			t.Error("the pidfile is there")
+		}
+	})
 	t.Run("command", func(t *testing.T) { refused(t, command(t, raceBinary, "srve"), []string{"srve"}) })
 	t.Run("ctl without a socket", func(t *testing.T) { refused(t, command(t, raceBinary, "ctl", "status"), []string{"--control"}) })
+	t.Run("ctl without a word", func(t *testing.T) {
+		refused(t, command(t, raceBinary, "ctl", "--control", "unix:///x"), []string{"ctl", "write one of drain, "})
+	})
+	t.Run("ctl of nobody", func(t *testing.T) {
+		refused(t, command(t, raceBinary, "ctl", "--control", "unix://"+dir+"/nobody", "status"), []string{"--control: no server answers at " + dir + "/nobody: dial unix "})
+	})
 	t.Run("ctl with a word", func(t *testing.T) {
 		refused(t, command(t, raceBinary, "ctl", "--control", "unix:///x", "stop"), []string{"stop"})
 	})

@@ -170,6 +170,22 @@ func TestRunSignal(t *testing.T) {
 	}
 }
 
+// TestRunSecondSignal: it cuts the end of the command short too.
+func TestRunSecondSignal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := start(t, config{volumes: []string{"memory:1M"}, flags: []string{"--run", "trap '' TERM; touch " + dir + "/started; while :; do sleep 1; done"}})
+	eventually(t, "the command runs", func() bool {
+		_, err := os.Stat(dir + "/started")
+		return err == nil
+	})
+	s.signal(syscall.SIGTERM)
+	eventually(t, "the command is told to end", func() bool { return strings.Contains(s.stderr.String(), "sent SIGTERM") })
+	s.signal(syscall.SIGTERM)
+	s.exits(128 + 9)
+	contains(t, s.stderr.String(), "a second signal: the command of --run is killed")
+}
+
 // TestRunNotAtAll: a condition is true at start.
 func TestRunNotAtAll(t *testing.T) {
 	t.Parallel()
