@@ -151,13 +151,13 @@ func TestForcedDisconnectStopsWhatWaits(t *testing.T) {
 		c := connect(t, s)
 		c.begin(false)
 		for range maxWork { // all that may be under way
-			s.work <- struct{}{}
+			s.Exports[0].work <- struct{}{}
 		}
 		for i := range 20 {
 			c.request(0, wire.CmdWrite, uint64(i), 0, 4, "data")
 		}
 		synctest.Wait()
-		<-s.work // one may begin, and the next one when it is done
+		<-s.Exports[0].work // one may begin, and the next one when it is done
 		if b, _ := io.ReadAll(c); len(b) > 0 {
 			t.Errorf("answers came: %x", b)
 		}

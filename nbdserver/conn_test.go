@@ -163,6 +163,63 @@ func TestWorkIsBounded(t *testing.T) {
 	})
 }
 
+func TestShareOfWork(t *testing.T) {
+	for exports, want := range map[int]int{1: 256, 2: 128, 8: 32, 20: 32} {
+		s := &Server{}
+		for range exports {
+			s.Exports = append(s.Exports, newMemory(t, 1<<20).Exports...)
+		}
+		s.init()
+		for _, e := range s.Exports {
+			if n := cap(e.work); n != want {
+				t.Errorf("%d calls at a time into each of %d volumes, not %d", n, exports, want)
+			}
+		}
+	}
+}
+
+// A volume whose storage hangs has its own share of the calls, and takes none
+// from another.
+func TestHungVolumeStopsNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := twoVolumes(t)
+		g := gate(s)
+		g.readGate = make(chan struct{})
+		var waiting []*rawClient
+		for range maxWork / maxRequests {
+			c := connect(t, s)
+			c.begin(false)
+			for i := range uint64(maxRequests) {
+				c.request(0, wire.CmdRead, i, 0, 1)
+			}
+			waiting = append(waiting, c)
+		}
+		synctest.Wait()
+		if n := g.reading.Load(); n != maxWork/2 {
+			t.Errorf("%d calls into one of two volumes", n)
+		}
+		other := connect(t, s)
+		other.greet(3)
+		other.option(wire.OptGo, str("second"), uint16(0))
+		other.expect(wire.OptGo, wire.RepAck)
+		other.request(0, wire.CmdRead, 1, 0, 512)
+		synctest.Wait()
+		if n := s.Exports[1].requests[wire.CmdRead][0].Load(); n != 1 {
+			t.Error("a read waits for those of another volume")
+		}
+		close(g.readGate)
+		other.must(1, 0)
+		other.get(512)
+		for _, c := range waiting {
+			for range maxRequests {
+				c.simple()
+				c.get(1)
+			}
+		}
+		closeAll(append(waiting, other)...)
+	})
+}
+
 func TestFlusher(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var running, calls atomic.Int32

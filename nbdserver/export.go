@@ -8,6 +8,18 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
+const (
+	// maxWork is how many calls into Backends are under way at a time, over all
+	// connections, besides one flush of each. Each may block a thread of the
+	// operating system for as long as the storage is slow, and a process that
+	// needs too many of them is ended by the runtime or by its container's limit.
+	// They are shared out among the exports, so that one whose storage hangs
+	// doesn't stop the others.
+	maxWork = 256
+	// minWork is the share of an export if there are more than 8 of them.
+	minWork = 32
+)
+
 // Export is a volume under the name by which clients ask for it. Its fields
 // must not change once its server serves.
 type Export struct {
@@ -27,6 +39,7 @@ type Export struct {
 	info     backend.Info  // but for the size
 	size     atomic.Uint64 // in bytes, as new connections see it
 	sizing   chan struct{} // holds the one who finds out the size
+	work     chan struct{} // a place for each call into the Backend
 	flusher  flusher
 	panicked func(p any) // tells of a panic of the Backend that no connection has to do with
 	counters
@@ -35,10 +48,11 @@ type Export struct {
 	users   sync.WaitGroup // the same, and flushes of a pause: its close waits for them
 }
 
-func (e *Export) init() {
+func (e *Export) init(places int) {
 	e.info = e.Backend.Info()
 	e.size.Store(e.info.Size)
 	e.sizing = make(chan struct{}, 1)
+	e.work = make(chan struct{}, places)
 	e.info.ReadOnly = e.info.ReadOnly || e.ReadOnly
 	e.flusher.flush = e.Backend.Flush
 	e.flusher.panicked = e.panicked

@@ -131,13 +131,14 @@ func (s *Server) expire(p *pause) {
 }
 
 // settle completes a pause and keeps it up until it is over. It takes all the
-// places for calls into Backends: with the last one no call but a flush is under
-// way, and no other can begin.
+// places for calls into Backends: with the last one no call is under way, and
+// no other can begin, but a flush that was asked for before, which then finds
+// nothing to flush.
 func (s *Server) settle(p *pause) {
-	taken := 0
+	var taken []*Export // one for each place
 	defer func() {
-		for range taken {
-			<-s.work
+		for _, e := range taken {
+			<-e.work
 		}
 		level := zap.WarnLevel
 		if errors.Is(p.why, errResumed) {
@@ -146,12 +147,14 @@ func (s *Server) settle(p *pause) {
 		s.log.Log(level, "pause is over", zap.NamedError("why", p.why), zap.Bool("complete", isClosed(p.complete)),
 			zap.Duration("after", time.Since(p.began)))
 	}()
-	for taken < cap(s.work) {
-		select {
-		case s.work <- struct{}{}:
-			taken++
-		case <-p.over:
-			return
+	for _, e := range s.Exports {
+		for range cap(e.work) {
+			select {
+			case e.work <- struct{}{}:
+				taken = append(taken, e)
+			case <-p.over:
+				return
+			}
 		}
 	}
 	flushed := make(chan error, 1)

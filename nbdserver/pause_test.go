@@ -72,6 +72,36 @@ func failed(t *testing.T, err error, why string) {
 	}
 }
 
+// A pause waits for the calls into every volume.
+func TestPauseOfAllVolumes(t *testing.T) {
+	for _, name := range []string{"disk", "second"} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := twoVolumes(t)
+				gate := make(chan struct{})
+				for _, e := range s.Exports {
+					e.Backend = &gated{Backend: e.Backend, gate: gate}
+				}
+				c := connect(t, s)
+				c.greet(3)
+				c.option(wire.OptGo, str(name), uint16(0))
+				c.expect(wire.OptGo, wire.RepAck)
+				c.request(0, wire.CmdWrite, 1, 0, 4, "slow")
+				synctest.Wait()
+				result := pausing(t.Context(), s, time.Minute)
+				pending(t, result)
+				close(gate)
+				c.must(1, 0)
+				if err := <-result; err != nil {
+					t.Fatal(err)
+				}
+				about(t, "a write in the pause", c.writes(4), time.Minute)
+				c.Close()
+			})
+		})
+	}
+}
+
 func TestPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, d := withDisk(t)

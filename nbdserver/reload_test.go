@@ -260,7 +260,7 @@ func TestResizeNeedsNoPlace(t *testing.T) {
 		s, e := newElastic(t)
 		s.init()
 		for range maxWork {
-			s.work <- struct{}{}
+			s.Exports[0].work <- struct{}{}
 		}
 		e.now.Store(2 << 20)
 		c := connect(t, s)

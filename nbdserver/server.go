@@ -29,12 +29,6 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
-// maxWork is how many calls into Backends are under way at a time, over all
-// connections, besides one flush of each. Each may block a thread of the operating system for as long as
-// the storage is slow, and a process that needs too many of them is ended by the
-// runtime or by its container's limit.
-const maxWork = 256
-
 // ErrServerClosed is returned by Serve once a drain has begun.
 var ErrServerClosed = errors.New("nbdserver: server closed")
 
@@ -68,7 +62,6 @@ type Server struct {
 	forced   chan struct{} // closed by Close
 	severed  chan struct{} // closed when every connection has been closed
 	left     chan struct{} // told when a connection ends, from Draining on
-	work     chan struct{} // a place for each call into a Backend
 	limits   atomic.Pointer[limits]
 	memory   quota // of the requests in flight
 	rates    rates // over all connections
@@ -100,7 +93,6 @@ func (s *Server) init() {
 		s.forced = make(chan struct{})
 		s.severed = make(chan struct{})
 		s.left = make(chan struct{}, 1)
-		s.work = make(chan struct{}, maxWork)
 		s.listeners = make(map[net.Listener]struct{})
 		s.conns = make(map[*Conn]struct{})
 		s.log = s.Log
@@ -113,7 +105,7 @@ func (s *Server) init() {
 		for _, e := range s.Exports {
 			e.panicked = func(p any) { s.panicked("panic of a volume", p, zap.String("export", e.Name)) }
 			e.counters.init(s.latency, e.Name)
-			e.init()
+			e.init(max(maxWork/len(s.Exports), minWork))
 		}
 		defaults, _ := s.checkLimits(Limits{}) // nothing can be wrong with them
 		s.limits.Store(defaults)

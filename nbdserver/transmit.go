@@ -175,9 +175,8 @@ func (c *Conn) handle(r wire.Request, data []byte, read time.Time) {
 // do does what a request asks for. The extents are the answer to a block status
 // request, and of a read the parts of its answer.
 //
-// A flush needs no place among the calls into Backends: there is one at a time
-// for each export. If those who wait for it had one each, a disk that is slow to
-// flush would stop the volumes on others.
+// A flush needs no place among the calls into the Backend: there is one at a time,
+// and if those who wait for it had one each, reads would wait for it too.
 func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error) {
 	if r.Command != wire.CmdFlush {
 		extents, err = c.call(r, data)
@@ -194,8 +193,8 @@ func (c *Conn) do(r wire.Request, data []byte) (extents []wire.Extent, err error
 // call calls the Backend when the request's turn has come.
 func (c *Conn) call(r wire.Request, data []byte) (extents []wire.Extent, err error) {
 	select {
-	case c.srv.work <- struct{}{}:
-		defer func() { <-c.srv.work }()
+	case c.export.work <- struct{}{}:
+		defer func() { <-c.export.work }()
 	case <-c.ctx.Done():
 	}
 	if err := c.ctx.Err(); err != nil { // also when its turn came at the same time
