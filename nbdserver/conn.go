@@ -91,7 +91,8 @@ type ConnState int
 const (
 	// StateNegotiating: accepted, no export chosen yet.
 	StateNegotiating ConnState = iota
-	// StateConnected: the client has chosen an export.
+	// StateConnected: the client has chosen an export. It is told of that after
+	// ConnState has returned.
 	StateConnected
 	// StateEnded: nothing of the connection is under way any more.
 	StateEnded
@@ -184,7 +185,6 @@ func (c *Conn) run() error {
 	}
 	c.raw.SetDeadline(time.Time{})
 	c.mu.Unlock()
-	c.enter(StateConnected)
 	return c.transmit()
 }
 

@@ -318,9 +318,7 @@ func TestCloseInConnState(t *testing.T) {
 				}
 			}
 			c := connect(t, s)
-			if state != StateNegotiating {
-				c.begin(false)
-			}
+			c.reach(state)
 			if state == StateEnded {
 				c.Close()
 			}

@@ -47,7 +47,6 @@ func (c *Conn) negotiate() error {
 	for range limit {
 		chosen, err := c.option()
 		if chosen != nil {
-			c.export = chosen
 			if c.allocation != chosen {
 				c.allocation = nil // contexts hold for the export they were set for
 			}
@@ -188,7 +187,7 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 		return nil, fmt.Errorf("export %q refused: %w", name, err)
 	}
 	c.size = c.sizeOf(e)
-	c.accept()
+	c.accept(e)
 	if _, err := c.nc.Write(wire.AppendExportName(nil, c.size, c.flags(e), c.noZeroes)); err != nil {
 		return nil, err
 	}
@@ -196,11 +195,14 @@ func (c *Conn) exportName(payload []byte) (*Export, error) {
 }
 
 // accept makes the connection a client's, just before the client learns of it: a
-// drain that begins between the two must not close it as one that negotiates.
-func (c *Conn) accept() {
+// drain that begins between the two must not close it as one that negotiates, and
+// the client must count already when it, or another one, does something next.
+func (c *Conn) accept(e *Export) {
+	c.export = e
 	c.mu.Lock()
 	c.serving = true
 	c.mu.Unlock()
+	c.enter(StateConnected)
 }
 
 // flags are the transmission flags of an export for this client.
@@ -280,7 +282,7 @@ func (c *Conn) info(opt wire.Option, payload []byte) (*Export, error) {
 		}
 	}
 	if opt == wire.OptGo {
-		c.accept()
+		c.accept(e)
 	}
 	if err := c.reply(opt, wire.RepAck, nil); err != nil {
 		return nil, err

@@ -131,9 +131,7 @@ func TestPanicInConnState(t *testing.T) {
 				}
 				logs := observed(s)
 				c := connect(t, s)
-				if state != StateNegotiating {
-					c.begin(false)
-				}
+				c.reach(state)
 				if state == StateEnded {
 					c.Close()
 				} else {
