@@ -12,14 +12,14 @@ FUZZTIME ?= 30s
 
 .PHONY: help
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## Build the binaries into bin/.
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ ./cmd/...
 
 .PHONY: generate
-generate: ## Write what is generated: deep copies, CRD, RBAC, docs/api.md.
+generate: ## Write what is generated: deep copies, CRD, RBAC, the chart's copies, docs/api.md.
 	hack/generate.sh
 
 .PHONY: test
@@ -53,6 +53,25 @@ image: ## Build the container image without a container engine.
 .PHONY: docker-build
 docker-build: ## Build the container image IMAGE with docker.
 	docker build --build-arg VERSION=$(VERSION) -t $(IMAGE) .
+
+.PHONY: docker-push
+docker-push: ## Build IMAGE for amd64 and arm64 with docker's buildx, and push it.
+	docker buildx build --platform linux/amd64,linux/arm64 --build-arg VERSION=$(VERSION) -t $(IMAGE) --push .
+
+.PHONY: build-installer
+build-installer: ## Write the installation with IMAGE as one file, dist/install.yaml.
+	IMAGE=$(IMAGE) hack/installer.sh
+
+.PHONY: chart
+chart: ## Check the Helm chart, and pack it into dist/.
+	hack/helm.sh >/dev/null
+	go test -timeout 10m ./charts
+	hack/helm.sh package charts/nbdexport --destination dist
+
+.PHONY: sbom
+sbom: build ## Write what is linked into the binaries, as CycloneDX, into dist/.
+	mkdir -p dist
+	set -e; for c in nbdserver manager; do go run -C hack/sbom . $(CURDIR)/bin/$$c $(VERSION) >dist/$$c.cdx.json; done
 
 .PHONY: clean
 clean: ## Remove what was built here; the cache stays in NBDEXPORT_CACHE.

@@ -28,6 +28,8 @@ func TestGeneratedFilesAreFresh(t *testing.T) {
 		"config/crd/nbdexport.io_nbdexports.yaml",
 		"config/rbac/role.yaml",
 		"docs/api.md",
+		"charts/nbdexport/files/crd.yaml",
+		"charts/nbdexport/files/role.yaml",
 	} {
 		want, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {

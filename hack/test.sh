@@ -24,6 +24,8 @@ unit() {
   unformatted=$(gofmt -l .)
   [ -z "$unformatted" ] || die "not formatted, run gofmt -w on: $unformatted"
   go vet ./...
+  # For the chart's tests; not in their time.
+  hack/helm.sh >/dev/null
   # test/ needs real peers: an API server, NBD clients, a cluster.
   mapfile -t packages < <(go list ./... | grep -v /test/)
   go test ${race:+$race} "$@" -timeout 10m "${packages[@]}"
@@ -43,6 +45,8 @@ all)
   unit -tags root
   say "controllers on a real API server"
   go test -race -timeout 15m ./test/controller/...
+  say "installations on a real API server"
+  go test -race -timeout 15m -count=1 ./test/packaging/...
   say "interop with NBD clients"
   go test -race -timeout 15m ./test/interop/...
   say "end to end on a cluster"

@@ -10,10 +10,12 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
@@ -52,6 +54,7 @@ type options struct {
 	leaderElect    bool
 	leaseNamespace string
 	serverImage    string
+	namespaces     []string
 	logFormat      string
 	logLevel       string
 }
@@ -70,6 +73,11 @@ func command(getenv func(string) string, start func(context.Context, options) er
 			if o.serverImage == "" {
 				return fmt.Errorf("--server-image or the variable NBDEXPORT_IMAGE has to name the image of the export pods")
 			}
+			for _, n := range o.namespaces {
+				if len(validation.IsDNS1123Label(n)) > 0 {
+					return fmt.Errorf("--namespaces: %q is no name of a namespace: write names with commas between them, or leave the flag out for all namespaces", n)
+				}
+			}
 			return start(cmd.Context(), o)
 		},
 	}
@@ -80,9 +88,23 @@ func command(getenv func(string) string, start func(context.Context, options) er
 	f.BoolVar(&o.leaderElect, "leader-elect", false, "work only while no other manager does")
 	f.StringVar(&o.leaseNamespace, "leader-election-namespace", "", "where the lease of the working manager is kept, by default the manager's own namespace")
 	f.StringVar(&o.serverImage, "server-image", getenv("NBDEXPORT_IMAGE"), "the image of the export pods, by default the variable NBDEXPORT_IMAGE")
+	f.StringSliceVar(&o.namespaces, "namespaces", nil, "the namespaces whose exports are served, with commas between them, by default all")
 	f.StringVar(&o.logFormat, "log-format", "json", "json or console")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 	return cmd
+}
+
+// cacheOptions are what the operator watches: in these namespaces only, if there
+// are any, so that its rights may end there too.
+func cacheOptions(namespaces []string) cache.Options {
+	opts := controllers.CacheOptions()
+	for _, n := range namespaces {
+		if opts.DefaultNamespaces == nil {
+			opts.DefaultNamespaces = map[string]cache.Config{}
+		}
+		opts.DefaultNamespaces[n] = cache.Config{}
+	}
+	return opts
 }
 
 // run is the operator until the context ends. Its end touches no export: their
@@ -104,7 +126,7 @@ func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) e
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                 scheme,
 		Logger:                 log,
-		Cache:                  controllers.CacheOptions(),
+		Cache:                  cacheOptions(o.namespaces),
 		Metrics:                metrics,
 		HealthProbeBindAddress: o.probeAddress,
 		LeaderElection:         o.leaderElect,

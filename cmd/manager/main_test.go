@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -13,10 +14,14 @@ func TestCommand(t *testing.T) {
 		name, env string
 		args      []string
 		image     string
+		spaces    []string
 		err       string
 	}{
 		{name: "image from the environment", env: "a:1", image: "a:1"},
 		{name: "the flag wins", env: "a:1", args: []string{"--server-image=b:2"}, image: "b:2"},
+		{name: "namespaces", env: "a:1", args: []string{"--namespaces=b,c"}, image: "a:1", spaces: []string{"b", "c"}},
+		{name: "empty namespace", env: "a:1", args: []string{"--namespaces=b,"}, err: `--namespaces: ""`},
+		{name: "wrong namespace", env: "a:1", args: []string{"--namespaces=b;c"}, err: `--namespaces: "b;c"`},
 		{name: "no image", err: "--server-image"},
 		{name: "argument", env: "a:1", args: []string{"start"}, err: "start"},
 		{name: "unknown flag", env: "a:1", args: []string{"--metrics"}, err: "--metrics"},
@@ -32,10 +37,21 @@ func TestCommand(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || got.serverImage != c.image || got.metricsAddress != "0" || got.probeAddress != ":8081" || got.leaderElect {
+			if err != nil || got.serverImage != c.image || got.metricsAddress != "0" || got.probeAddress != ":8081" || got.leaderElect || !slices.Equal(got.namespaces, c.spaces) {
 				t.Errorf("%v, %+v", err, got)
 			}
 		})
+	}
+}
+
+// TestCacheOptions: what is watched without a flag is the whole cluster.
+func TestCacheOptions(t *testing.T) {
+	if got := cacheOptions(nil).DefaultNamespaces; len(got) != 0 {
+		t.Errorf("without namespaces only %v are watched", got)
+	}
+	got := cacheOptions([]string{"a", "b"}).DefaultNamespaces
+	if _, ok := got["b"]; !ok || len(got) != 2 {
+		t.Errorf("watched are %v, not a and b", got)
 	}
 }
 

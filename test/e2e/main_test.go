@@ -40,6 +40,13 @@ type namespace struct {
 func newNamespace(t *testing.T) *namespace {
 	t.Helper()
 	t.Parallel()
+	return makeNamespace(t)
+}
+
+// makeNamespace is newNamespace for a test that has the cluster for itself: those
+// that are parallel wait for it.
+func makeNamespace(t *testing.T) *namespace {
+	t.Helper()
 	n := &namespace{t, "e2e-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))}
 	n.apply(`
 apiVersion: v1
