@@ -3,6 +3,7 @@ package nbdserver
 import (
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -228,11 +229,11 @@ func TestStatusOfAnotherSize(t *testing.T) {
 	s, e := newElastic(t)
 	client, _ := encrypt(t, s, TLSOn, certificates.Options{})
 	addr := listen(t, s)
-	status := func(c *rawClient, length uint64) (sum uint64, e wire.Errno, at uint64) {
+	status := func(c *rawClient, offset, length uint64) (sum uint64, e wire.Errno, at uint64) {
 		t.Helper()
 		w := way{form: extendedReplies}
-		c.extended(wire.FlagPayloadLen, wire.CmdBlockStatus, 1, 0, 12, length, uint32(1))
-		a := w.answer(c, 0, wire.CmdBlockStatus, 1, 0, length)
+		c.extended(wire.FlagPayloadLen, wire.CmdBlockStatus, 1, offset, 12, length, uint32(1))
+		a := w.answer(c, 0, wire.CmdBlockStatus, 1, offset, length)
 		for _, x := range a.extents {
 			sum += x[0]
 		}
@@ -254,10 +255,12 @@ func TestStatusOfAnotherSize(t *testing.T) {
 		c    *rawClient
 		size uint64
 	}{"from before": {old, mib}, "in the middle of the negotiation": {between, 3 * mib}} {
-		if sum, e, _ := status(tt.c, tt.size); e != 0 || sum != tt.size {
-			t.Errorf("%s: the status is of %d bytes, %v", name, sum, e)
+		for _, length := range []uint64{tt.size, 4} { // 4 is less than the payload
+			if sum, e, _ := status(tt.c, tt.size-length, length); e != 0 || sum != length {
+				t.Errorf("%s: the status of %d bytes is of %d, %v", name, length, sum, e)
+			}
 		}
-		if _, e, at := status(tt.c, tt.size+512); e != wire.EINVAL || at != tt.size {
+		if _, e, at := status(tt.c, 0, tt.size+512); e != wire.EINVAL || at != tt.size {
 			t.Errorf("%s: beyond the end: %v at %d", name, e, at)
 		}
 	}
@@ -589,5 +592,228 @@ func TestPanicInEveryForm(t *testing.T) {
 		closeAll(one, two)
 		s.handlers.Wait()
 		nothingLeft(t, s)
+	})
+}
+
+// TestStartTLSForgetsExtendedHeaders: what was negotiated in plaintext is to be
+// negotiated anew, and may be left.
+func TestStartTLSForgetsExtendedHeaders(t *testing.T) {
+	s := newMemory(t, mib)
+	client, _ := encrypt(t, s, TLSOn, certificates.Options{})
+	addr := listen(t, s)
+	before := func() *rawClient {
+		c := dial(t, addr)
+		w := way{form: extendedReplies}
+		w.prepare(c)
+		c.startTLS(client)
+		return c
+	}
+	for _, form := range []int{simpleReplies, structuredReplies, extendedReplies} {
+		c := before()
+		switch form {
+		case structuredReplies:
+			c.option(wire.OptStructuredReply)
+			c.expect(wire.OptStructuredReply, wire.RepAck)
+		case extendedReplies:
+			c.extend()
+		}
+		c.option(wire.OptGo, str(""), uint16(0))
+		_, p := c.reply(wire.OptGo)
+		if flags := wire.TransmissionFlags(binary.BigEndian.Uint16(p[10:])); flags&wire.BlockStatusPayload != 0 || flags&wire.SendDF != 0 != (form != simpleReplies) {
+			t.Errorf("form %d: the flags are %#x", form, uint16(flags))
+		}
+		c.expect(wire.OptGo, wire.RepAck)
+		w := way{form: form}
+		if a := w.ask(c, wire.FlagFUA, wire.CmdWrite, 0, 4, "data"); a.errno != 0 {
+			t.Errorf("form %d: %v", form, a.errno)
+		}
+		if a := w.ask(c, 0, wire.CmdBlockStatus, 0, 512); a.errno != wire.EINVAL {
+			t.Errorf("form %d: a context from before TLS: %v", form, a.errno)
+		}
+	}
+	c := before()
+	c.option(wire.OptExportName, "disk") // not after extended headers
+	c.get(10)
+	w := way{}
+	if a := w.ask(c, 0, wire.CmdRead, 0, 4); string(a.data) != "data" {
+		t.Errorf("%q, %v", a.data, a.errno)
+	}
+}
+
+// TestStatesOfThoseClosed: whoever the server closes for the sake of others has
+// ended, as those see it who count the clients.
+func TestStatesOfThoseClosed(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMemory(t, 64*mib)
+			w.secure(t, s)
+			var mu sync.Mutex
+			states := map[*Conn][]ConnState{}
+			var order []*Conn
+			s.ConnState = func(c *Conn, state ConnState) {
+				mu.Lock()
+				defer mu.Unlock()
+				if state == StateNegotiating {
+					order = append(order, c)
+				}
+				states[c] = append(states[c], state)
+			}
+			setLimits(t, s, Limits{MaxConnections: 3, MaxMemory: wire.MaxBlock})
+			stalls, waits := connect(t, s), connect(t, s)
+			w.enter(stalls)
+			w.enter(waits)
+			silent := connect(t, s)
+			w.prepare(silent)
+			forced := connect(t, s)
+			w.enter(forced)
+			silent.eof() // evicted
+			for _, c := range []*rawClient{stalls, waits} {
+				w.send(c, 0, wire.CmdWrite, 1, 0, wire.MaxBlock)
+				synctest.Wait()
+			}
+			stalls.eof()
+			for _, c := range s.connections() {
+				c.Disconnect(true)
+			}
+			closeAll(stalls, waits, silent, forced)
+			synctest.Wait()
+			const negotiating, connected, over = StateNegotiating, StateConnected, StateEnded
+			for i, want := range [][]ConnState{{negotiating, connected, over}, {negotiating, connected, over}, {negotiating, over}, {negotiating, connected, over}} {
+				if got := states[order[i]]; !slices.Equal(got, want) {
+					t.Errorf("connection %d: %v, not %v", i, got, want)
+				}
+			}
+			if s.stalled.Load() != 1 || s.refused[evicted].Load() != 1 {
+				t.Errorf("%d stalled, %d evicted", s.stalled.Load(), s.refused[evicted].Load())
+			}
+			nothingLeft(t, s)
+		})
+	})
+}
+
+// TestDrainOfTheRefused: who was refused an export by a limit still negotiates,
+// and loses nothing when the grace of a drain is over.
+func TestDrainOfTheRefused(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMemory(t, mib)
+			w.secure(t, s)
+			s.DrainPolicy = bounds(Refuse)
+			setLimits(t, s, Limits{HandshakeTimeout: time.Hour, Exports: map[string]ExportLimits{"disk": {MaxConnections: 1}}})
+			client, refused := connect(t, s), connect(t, s)
+			w.enter(client)
+			w.prepare(refused)
+			refused.option(wire.OptGo, str(""), uint16(0))
+			refused.expect(wire.OptGo, wire.RepErrPolicy)
+			s.BeginDrain("test")
+			w.send(client, 0, wire.CmdDisc, 1, 0, 0)
+			client.eof()
+			refused.option(wire.OptGo, str(""), uint16(0))
+			refused.expect(wire.OptGo, wire.RepErrShutdown)
+			refused.eof()
+			ended(t, s, 10*time.Second, report.ExitClean)
+			nothingLeft(t, s)
+		})
+	})
+}
+
+// TestLimitsChangeInEveryForm: limits of a connection that are changed hold at
+// once, for what waits under the old ones too.
+func TestLimitsChangeInEveryForm(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMemory(t, 64*mib)
+			w.secure(t, s)
+			setLimits(t, s, Limits{ConnectionRate: Rate{BytesPerSecond: 1}, MaxConnectionMemory: 32 * mib})
+			g := gate(s)
+			g.readGate = make(chan struct{})
+			c := connect(t, s)
+			w.enter(c)
+			var flags wire.CommandFlags
+			if w.form != simpleReplies {
+				flags = wire.FlagDF // reads the holes too
+			}
+			w.send(c, flags, wire.CmdRead, 1, 0, mib)
+			time.Sleep(time.Hour)
+			if n := s.inFlight.Load(); n != 0 {
+				t.Errorf("%d requests in flight under the rate", n)
+			}
+			setLimits(t, s, Limits{MaxConnectionMemory: 48 * mib})
+			go func() {
+				for cookie := range uint64(3) {
+					w.send(c, flags, wire.CmdRead, 2+cookie, 0, 16*mib)
+				}
+			}()
+			synctest.Wait()
+			if n := s.inFlight.Load(); n != 3 { // of 1, 16 and 16 MiB
+				t.Errorf("%d requests in flight", n)
+			}
+			setLimits(t, s, Limits{})
+			synctest.Wait()
+			if n := s.inFlight.Load(); n != 4 {
+				t.Errorf("%d requests in flight when there is more memory", n)
+			}
+			c.Close()
+			close(g.readGate)
+			synctest.Wait()
+			nothingLeft(t, s)
+		})
+	})
+}
+
+// TestStallWithoutMemory: only who holds memory is closed for the sake of those who
+// wait for it, whatever it held before, and however it stalls.
+func TestStallWithoutMemory(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		synctest.Test(t, func(t *testing.T) {
+			s := newMemory(t, 64*mib)
+			w.secure(t, s)
+			setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
+			h := &held{s.Exports[0].Backend, make(chan struct{}, 9), make(chan struct{}, 9)}
+			s.Exports[0].Backend = h
+			h.release <- struct{}{}
+			stalls, holds, waits := connect(t, s), connect(t, s), connect(t, s)
+			for _, c := range []*rawClient{stalls, holds, waits} {
+				w.enter(c)
+			}
+			w.ask(stalls, 0, wire.CmdRead, 0, 512)
+			w.send(stalls, 0, wire.CmdFlush, 1, 0, 0) // whose reply it doesn't read
+			var flags wire.CommandFlags
+			if w.form != simpleReplies {
+				flags = wire.FlagDF
+			}
+			w.send(holds, flags, wire.CmdRead, 1, 0, wire.MaxBlock)
+			synctest.Wait()
+			w.send(waits, 0, wire.CmdRead, 1, 0, 512)
+			time.Sleep(time.Hour)
+			close(h.release)
+			w.answer(holds, flags, wire.CmdRead, 1, 0, wire.MaxBlock)
+			w.answer(waits, 0, wire.CmdRead, 1, 0, 512)
+			w.answer(stalls, 0, wire.CmdFlush, 1, 0, 0)
+			if n := s.stalled.Load(); n != 0 {
+				t.Errorf("%d stalled", n)
+			}
+			closeAll(stalls, holds, waits)
+			synctest.Wait()
+			nothingLeft(t, s)
+		})
+	})
+}
+
+// TestEvictedGetsNoExport: a place that a newcomer has been given isn't taken
+// again in the moment before its connection is closed.
+func TestEvictedGetsNoExport(t *testing.T) {
+	ways(t, func(t *testing.T, w way) {
+		s := newMemory(t, mib)
+		w.secure(t, s)
+		c := dial(t, listen(t, s))
+		w.prepare(c)
+		s.mu.Lock()
+		for c := range s.conns {
+			c.evicted = true
+		}
+		s.mu.Unlock()
+		c.option(wire.OptGo, str(""), uint16(0))
+		c.expect(wire.OptGo, wire.RepErrPolicy)
 	})
 }
