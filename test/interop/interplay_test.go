@@ -302,9 +302,9 @@ func TestConditionsOnTLSClients(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		flag string
-		run  func(t *testing.T, s *server, p pki) (condition string)
+		run  func(t *testing.T, s *server, p pki) (condition string, notBefore time.Time)
 	}{
-		"last client": {"--exit-when-last-client-leaves", func(t *testing.T, s *server, p pki) string {
+		"last client": {"--exit-when-last-client-leaves", func(t *testing.T, s *server, p pki) (string, time.Time) {
 			crowd(t, s, p)
 			a, b := s.connectTLS(p), s.connectTLS(p)
 			a.disconnect()
@@ -313,28 +313,24 @@ func TestConditionsOnTLSClients(t *testing.T) {
 				t.Errorf("the status is %+v", st)
 			}
 			b.Close()
-			return "last-client-leaves=0s"
+			return "last-client-leaves=0s", time.Time{}
 		}},
-		"idle": {"--exit-when-idle=3s", func(t *testing.T, s *server, p pki) string {
+		"idle": {"--exit-when-idle=5s", func(t *testing.T, s *server, p pki) (string, time.Time) {
 			c := s.connectTLS(p)
 			c.read(0, 512)
 			crowd(t, s, p)
 			left := time.Now()
 			c.disconnect()
 			crowd(t, s, p)
-			<-s.done
-			if r := readReport(t, s.report); r.StartedAt.Sub(left) < 3*time.Second {
-				t.Errorf("the client left at %v; the report is %+v", left, r)
-			}
-			return "idle=3s"
+			return "idle=5s", left.Add(5 * time.Second)
 		}},
-		"deadline": {"--exit-when-deadline=2s", func(t *testing.T, s *server, p pki) string {
+		"deadline": {"--exit-when-deadline=5s", func(t *testing.T, s *server, p pki) (string, time.Time) {
 			c := s.connectTLS(p)
 			crowd(t, s, p)
 			s.awaitRefusal()
 			c.read(0, 512)
 			c.disconnect()
-			return "deadline=2s"
+			return "deadline=5s", time.Time{}
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -342,12 +338,65 @@ func TestConditionsOnTLSClients(t *testing.T) {
 			p := newPKI(t)
 			// Who is stuck in the handshake is closed when the grace is over.
 			s := start(t, config{volumes: []string{"memory:1M"}, flags: append(p.flags(), tt.flag, "--drain-grace", "1s")})
-			condition := tt.run(t, s, p)
-			if r := s.ended(0, condition); r.ClientsCut != 0 {
-				t.Errorf("the report is %+v", r)
+			condition, notBefore := tt.run(t, s, p)
+			if r := s.ended(0, condition); r.ClientsCut != 0 || r.StartedAt.Before(notBefore) {
+				t.Errorf("the report is %+v; the drain may not begin before %v", r, notBefore)
 			}
 		})
 	}
+}
+
+// TestReloadOfEverything: a reload looks at sizes, certificates and limits; what is
+// wrong with one keeps nobody from the others, and all is in force, or told, when
+// it returns.
+func TestReloadOfEverything(t *testing.T) {
+	t.Parallel()
+	p := newPKI(t)
+	path := t.TempDir() + "/nbd.yaml"
+	image := newHole(t, "disk.img", mib)
+	write := func(path, content string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(path, "maxConnections: 10")
+	s := start(t, config{volumes: []string{image}, flags: append(p.flags(), "--config", path)})
+	c := s.connectTLS(p)
+	reload := []string{"ctl", "--control", "unix://" + s.ctl, "reload"}
+	size := func(want uint64) {
+		t.Helper()
+		if got := s.status().Exports[0].Size; got != want {
+			t.Errorf("the size is %d, not %d", got, want)
+		}
+	}
+	key, err := os.ReadFile(p.server + "/server-key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(path, "maxConnections: none")
+	write(p.server+"/server-key.pem", "no key")
+	if err := os.Truncate(image, 2*mib); err != nil {
+		t.Fatal(err)
+	}
+	r := do(t, command(t, raceBinary, reload...))
+	if r.code != 1 {
+		t.Errorf("exit code %d", r.code)
+	}
+	contains(t, r.stderr, "certificates: ", "limits: ", "is not a number")
+	size(2 * mib)
+	must(t, "nbdinfo", with(s.uri("tcp"), p.client)) // by the old ones
+
+	write(path, "maxConnections: 1")
+	write(p.server+"/server-key.pem", string(key))
+	if err := os.Truncate(image, 3*mib); err != nil {
+		t.Fatal(err)
+	}
+	must(t, raceBinary, reload...)
+	size(3 * mib)
+	fails(t, "nbdinfo", with(s.uri("tcp"), p.client))
+	c.read(mib-512, 512)
+	c.disconnect()
 }
 
 // TestDeniedOverTLS: addresses and volumes are denied over TLS as without.
