@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,8 +16,9 @@ import (
 // actor is a client in a script. It notes what it sees.
 type actor struct {
 	conn   *socket
-	toSend chan []byte // never waits for the server, as a script doesn't
-	rest   []byte      // of what was sent in half
+	over   io.ReadWriter // conn, or TLS over it
+	toSend chan []byte   // never waits for the server, as a script doesn't
+	rest   []byte        // of what was sent in half
 	cookie uint64
 
 	mu       sync.Mutex
@@ -33,23 +35,29 @@ type request struct {
 }
 
 // newActor lets conn, which is nil if nobody listened, be used.
-func newActor(conn *socket) *actor {
-	a := &actor{conn: conn, toSend: make(chan []byte, 1000), asked: map[uint64]request{}}
+func newActor(conn *socket, config *tls.Config) *actor {
+	a := &actor{conn: conn, over: conn, toSend: make(chan []byte, 1000), asked: map[uint64]request{}}
 	if conn == nil {
 		a.ended = true
 		a.see("refused")
 		return a
 	}
+	ready := make(chan struct{})
 	go func() {
+		<-ready
 		for b := range a.toSend {
-			if _, err := conn.Write(b); err != nil {
+			if _, err := a.over.Write(b); err != nil {
 				a.see("can't send")
 				return
 			}
 		}
 	}()
 	go func() {
-		err := a.listen()
+		err := a.greet(config)
+		close(ready)
+		if err == nil {
+			err = a.listen()
+		}
 		switch {
 		case errors.Is(err, syscall.ECONNRESET):
 			a.see("reset")
@@ -90,16 +98,39 @@ func (a *actor) take() string {
 
 func (a *actor) get(n int) ([]byte, error) {
 	b := make([]byte, n)
-	_, err := io.ReadFull(a.conn, b)
+	n, err := io.ReadFull(a.over, b)
+	if n == 0 && err == io.ErrUnexpectedEOF { // of TLS, that is: the end wasn't announced
+		err = io.EOF
+	}
 	return b, err
 }
 
-// listen notes what the server says until it closes the connection.
-func (a *actor) listen() error {
+// greet answers the greeting, and starts TLS if there is a configuration for it.
+func (a *actor) greet(config *tls.Config) error {
 	if _, err := a.get(18); err != nil {
 		return err
 	}
 	a.see("greeted")
+	if config == nil {
+		_, err := a.conn.Write(pack(uint32(3)))
+		return err
+	}
+	if _, err := a.conn.Write(pack(uint32(3), "IHAVEOPT", uint32(wire.OptStartTLS), uint32(0))); err != nil {
+		return err
+	}
+	if _, err := a.get(20); err != nil {
+		return err
+	}
+	t := tls.Client(a.conn, config)
+	if err := t.Handshake(); err != nil {
+		return err
+	}
+	a.over = t
+	return nil
+}
+
+// listen notes what the server says until it closes the connection.
+func (a *actor) listen() error {
 	for chosen := false; !chosen; {
 		h, err := a.get(8)
 		if err != nil {

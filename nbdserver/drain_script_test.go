@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -11,22 +12,36 @@ import (
 	"time"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
+	"github.com/nbdexport/nbdexport/nbdserver/certificates"
 )
 
 // TestDrainScripts runs testdata/drain/*.txt, in which the behaviour of the drain
-// is to be read. README.md there says what its words mean. With -update it writes
-// what happens into them.
+// is to be read: in plaintext and over TLS, where the same is to be seen. README.md
+// there says what its words mean. With -update it writes what happens into them.
 func TestDrainScripts(t *testing.T) {
 	paths, err := filepath.Glob("testdata/drain/*.txt")
 	if err != nil || len(paths) == 0 {
 		t.Fatalf("no scripts: %v", err)
 	}
+	var with Server
+	client, _ := encrypt(t, &with, TLSRequire, certificates.Options{})
 	for _, path := range paths {
 		file := readScripts(t, path)
 		for _, s := range file.scripts {
-			t.Run(strings.TrimSuffix(filepath.Base(path), ".txt")+"/"+s.title, func(t *testing.T) {
-				// The bubble's end also shows that nothing of the server is left.
+			name := strings.TrimSuffix(filepath.Base(path), ".txt") + "/" + s.title
+			// The bubble's end also shows that nothing of the server is left.
+			t.Run(name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) { newStage(t, path, s).play() })
+			})
+			if *update {
+				continue
+			}
+			t.Run("TLS/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					g := newStage(t, path, s)
+					g.srv.TLS, g.tls = with.TLS, client
+					g.play()
+				})
 			})
 		}
 		if *update {
@@ -48,6 +63,7 @@ type stage struct {
 	phase    Phase
 	begun    time.Time
 	served   chan error
+	tls      *tls.Config // of clients, if the script is played over TLS
 }
 
 func newStage(t *testing.T, path string, s *script) *stage {
@@ -170,13 +186,10 @@ func (g *stage) do(step string) bool {
 		}
 		g.names = append(g.names, who)
 		for range n {
-			a := newActor(g.listener.dial())
+			a := newActor(g.listener.dial(), g.tls)
 			g.clients[who] = append(g.clients[who], a)
-			if a.conn != nil {
-				a.send(pack(uint32(3)), false)
-				if what == "connects" {
-					a.send(optionBytes("GO"), false)
-				}
+			if a.conn != nil && what == "connects" {
+				a.send(optionBytes("GO"), false)
 			}
 		}
 		return true

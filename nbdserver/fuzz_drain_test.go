@@ -174,9 +174,7 @@ func playDrain(t *testing.T, program []byte) {
 		}
 	}
 	time.Sleep(time.Hour) // for flushes that take so long
-	if n := len(s.connections()); n != 0 || s.inFlight.Load() != 0 {
-		t.Errorf("%d connections and %d requests are left", n, s.inFlight.Load())
-	}
+	nothingLeft(t, s)
 	if n := s.panics.Load(); n != 0 && backend.flush != 3 {
 		t.Errorf("%d panics", n)
 	}

@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/nbdexport/nbdexport/nbdserver/certificates"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -22,31 +24,50 @@ import (
 func FuzzReplies(f *testing.F) {
 	seedSessions(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		synctest.Test(t, func(t *testing.T) {
-			s := newMemory(t, 1<<20)
-			record(s).info.FastZero = true
-			for _, page := range []uint64{0, 1, 5, 31} {
-				if err := s.Exports[0].Backend.WriteAt(t.Context(), []byte("data"), page<<15); err != nil {
-					t.Fatal(err)
-				}
-			}
-			p := fuzzPeer{rawClient: connect(t, s), in: b, out: make(chan []byte, maxOptions+maxPerExport+2)}
-			go func() {
-				for b := range p.out {
-					p.Write(b) // as the server takes it: it may have heard enough before
-				}
-			}()
-			if err := p.run(); err != nil && err != io.EOF {
-				t.Error(err)
-			}
-			close(p.out)
-			p.Close()
-			s.Close()
-			if n := s.panics.Load(); n != 0 {
-				t.Errorf("%d panics", n)
-			}
-		})
+		synctest.Test(t, func(t *testing.T) { playReplies(t, b, nil, nil) })
 	})
+}
+
+// FuzzRepliesOverTLS is FuzzReplies for what a client says over TLS.
+func FuzzRepliesOverTLS(f *testing.F) {
+	seedSessions(f)
+	var with Server
+	client, _ := encrypt(f, &with, TLSRequire, certificates.Options{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		synctest.Test(t, func(t *testing.T) { playReplies(t, b, with.TLS, client) })
+	})
+}
+
+func playReplies(t *testing.T, b []byte, with *TLS, client *tls.Config) {
+	s := newMemory(t, 1<<20)
+	s.TLS = with
+	record(s).info.FastZero = true
+	for _, page := range []uint64{0, 1, 5, 31} {
+		if err := s.Exports[0].Backend.WriteAt(t.Context(), []byte("data"), page<<15); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p := fuzzPeer{rawClient: connect(t, s), in: b, out: make(chan []byte, maxOptions+maxPerExport+2)}
+	flags, err := p.greeting(client)
+	go func() {
+		for b := range p.out {
+			p.Write(b) // as the server takes it: it may have heard enough before
+		}
+	}()
+	if err == nil {
+		err = p.run(flags)
+	}
+	if err != nil && err != io.EOF {
+		t.Error(err)
+	}
+	close(p.out)
+	p.Close()
+	synctest.Wait()
+	s.Close()
+	nothingLeft(t, s)
+	if n := s.panics.Load(); n != 0 {
+		t.Errorf("%d panics", n)
+	}
 }
 
 // fuzzPeer is the client of FuzzReplies. Its methods return io.EOF where the
@@ -79,12 +100,24 @@ func (p *fuzzPeer) read(n uint32) ([]byte, error) {
 	return b, err
 }
 
-func (p *fuzzPeer) run() error {
+// greeting answers the greeting, starts TLS if there is a configuration for it,
+// and returns the client's flags.
+func (p *fuzzPeer) greeting(config *tls.Config) (flags []byte, err error) {
 	if _, err := p.read(18); err != nil {
-		return err
+		return nil, err
 	}
-	flags := p.take(4)
-	p.out <- flags
+	flags = p.take(4)
+	if config == nil {
+		p.out <- flags
+		return flags, nil
+	}
+	flags = pack(uint32(3)) // or there is no TLS
+	p.put(flags)
+	p.startTLS(config)
+	return flags, nil
+}
+
+func (p *fuzzPeer) run(flags []byte) error {
 	for len(p.in) >= 16 {
 		header := p.take(16)
 		opt := wire.Option(binary.BigEndian.Uint32(header[8:]))

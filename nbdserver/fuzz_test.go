@@ -2,6 +2,7 @@ package nbdserver
 
 import (
 	"io"
+	"runtime"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -45,16 +46,17 @@ func seedSessions(f *testing.F) {
 }
 
 // FuzzSession plays a client that sends any bytes at all from the greeting on.
-// The server must neither panic nor hang, and end cleanly once the client is
-// gone.
+// The server must neither panic nor hang, end cleanly once the client is gone,
+// and take no more memory than what has come is worth.
 func FuzzSession(f *testing.F) {
 	seedSessions(f)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		synctest.Test(t, func(t *testing.T) {
 			s := newMemory(t, 1<<20)
 			s.DrainPolicy = &DrainPolicy{Grace: time.Second, Timeout: 2 * time.Second}
+			spent := spending(t, s)
 			c := connect(t, s)
-			go io.Copy(io.Discard, c)
+			go io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}, make([]byte, 4096))
 			go func() {
 				c.Write(b)
 				// All that a server can be waiting for now is more bytes, or the
@@ -63,9 +65,8 @@ func FuzzSession(f *testing.F) {
 				c.Close()
 			}()
 			time.Sleep(2 * time.Minute)
-			if n := len(s.connections()); n != 0 {
-				t.Errorf("%d connections left", n)
-			}
+			nothingLeft(t, s)
+			spent(len(b))
 			s.BeginDrain("test")
 			<-s.Done()
 			if n := s.panics.Load(); n != 0 {
@@ -73,4 +74,34 @@ func FuzzSession(f *testing.F) {
 			}
 		})
 	})
+}
+
+// spending is called before the first connection of a server with a volume of 1
+// MiB. It returns what checks how much all connections have allocated, given the
+// bytes that came: they may be believed, but nothing that they claim.
+func spending(t *testing.T, s *Server) func(came int) {
+	var conns []*Conn
+	s.ConnState = func(c *Conn, state ConnState) {
+		if state == StateNegotiating {
+			conns = append(conns, c)
+		}
+	}
+	s.init()
+	var before runtime.MemStats
+	runtime.ReadMemStats(&before)
+	return func(came int) {
+		t.Helper()
+		var after runtime.MemStats
+		runtime.ReadMemStats(&after)
+		// A connection, and the options that it may send; each of their bytes
+		// can be a part of a list. A request can be for the whole volume.
+		limit := uint64(16 * came)
+		for _, c := range conns {
+			limit += 4<<20 + c.requests.Load()*(1<<20+64<<10)
+		}
+		t.Log(len(conns), conns[0].requests.Load(), after.TotalAlloc-before.TotalAlloc, limit)
+		if n := after.TotalAlloc - before.TotalAlloc; n > limit {
+			t.Errorf("%d bytes have made the server allocate %d, more than %d", came, n, limit)
+		}
+	}
 }

@@ -44,9 +44,7 @@ func FuzzForcedTLS(f *testing.F) {
 				}
 			}()
 			time.Sleep(time.Minute)
-			if n := len(s.connections()); n != 0 {
-				t.Errorf("%d connections left", n)
-			}
+			nothingLeft(t, s)
 			s.Close()
 			c.Close()
 			if n := s.panics.Load(); n != 0 {

@@ -52,15 +52,23 @@ func negotiate(t *testing.T, nc net.Conn) *rawClient {
 	if got := c.get(18); !bytes.Equal(got, []byte("NBDMAGICIHAVEOPT\x00\x03")) {
 		t.Fatalf("the greeting is %q", got)
 	}
-	c.put(pack(uint32(3)), option(7, pack(uint32(0), uint16(0))))
+	c.put(pack(uint32(3)))
+	c.choose()
+	return c
+}
+
+// choose asks for the default export.
+func (c *rawClient) choose() {
+	c.t.Helper()
+	c.put(option(7, pack(uint32(0), uint16(0))))
 	for {
 		h := c.get(20)
 		c.get(int(binary.BigEndian.Uint32(h[16:])))
 		switch typ := binary.BigEndian.Uint32(h[12:]); {
 		case typ == 1:
-			return c
+			return
 		case typ >= 1<<31:
-			t.Fatalf("NBD_OPT_GO is answered %#x", typ)
+			c.t.Fatalf("NBD_OPT_GO is answered %#x", typ)
 		}
 	}
 }

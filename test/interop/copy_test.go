@@ -10,12 +10,12 @@ import (
 // TestCopy takes an image out of the server and puts it into another volume,
 // with several connections and many requests at a time, as nbdcopy does.
 func TestCopy(t *testing.T) {
-	const size = 256 * mib
+	const size = 128 * mib
 	image := newImage(t, "disk.img", sparse(size))
 	transports(t, func(t *testing.T, transport string) {
 		target := newHole(t, "target.img", size)
 		s := start(t, config{volumes: []string{
-			image, "target=" + target + ",access=read-write", "memory:256M",
+			image, "target=" + target + ",access=read-write", "memory:128M",
 		}})
 		disk, file, memory := s.uris[transport][0], s.uris[transport][1], s.uris[transport][2]
 		dir := t.TempDir()

@@ -124,8 +124,26 @@ func enter(c net.Conn) {
 	io.ReadFull(c, make([]byte, 10))
 }
 
-// TestHostileClients: while clients of all these kinds come and go, a copy is
-// right, nobody panics, and the memory of the process doesn't grow.
+// afterTLS is a connection on which TLS has been started: the client's flags,
+// which a hostile client sends first, went before that.
+type afterTLS struct {
+	net.Conn
+	begun bool
+}
+
+func (c *afterTLS) Write(p []byte) (int, error) {
+	if !c.begun && bytes.HasPrefix(p, pack(uint32(3))) {
+		c.begun = true
+		n, err := c.Conn.Write(p[4:])
+		return n + 4, err
+	}
+	c.begun = true
+	return c.Conn.Write(p)
+}
+
+// TestHostileClients: while clients of all these kinds come and go, half of them
+// over TLS, a copy is right, nobody panics, and the memory of the process doesn't
+// grow.
 func TestHostileClients(t *testing.T) {
 	const (
 		rounds = 40 // more than 500 connections
@@ -134,9 +152,13 @@ func TestHostileClients(t *testing.T) {
 		// the buffers of a few connections would need gigabytes.
 		limit = 384 * mib
 	)
+	p := newPKI(t)
 	disk := newImage(t, "disk.img", sparse(64*mib))
-	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"rw=memory:64M", disk}, flags: []string{"--log-level", "error"}})
-	round := func() {
+	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=256MiB"}, volumes: []string{"rw=memory:64M", disk},
+		flags: []string{"--log-level", "error", "--tls", "on", "--tls-certificates", p.server}})
+	must(t, "nbdinfo", s.uri("tcp"))
+	begin, before := time.Now(), rss(t, s)
+	round := func(overTLS bool) {
 		var wg sync.WaitGroup
 		defer wg.Wait()
 		for name, attack := range hostile {
@@ -148,8 +170,14 @@ func TestHostileClients(t *testing.T) {
 				}
 				defer c.Close()
 				c.SetDeadline(time.Now().Add(patience))
-				io.ReadFull(c, make([]byte, 18))
-				attack(c)
+				if !overTLS {
+					io.ReadFull(c, make([]byte, 18))
+					attack(c)
+				} else if over, err := p.startTLS(c); err != nil {
+					t.Errorf("%s: %v", name, err)
+				} else {
+					attack(&afterTLS{Conn: over})
+				}
 			})
 		}
 	}
@@ -175,9 +203,9 @@ func TestHostileClients(t *testing.T) {
 			os.Remove(out)
 		}
 	})
-	var most int64
-	for range rounds {
-		round()
+	most := before
+	for i := range rounds {
+		round(i%2 == 1)
 		most = max(most, rss(t, s))
 	}
 	close(stop)
@@ -187,7 +215,9 @@ func TestHostileClients(t *testing.T) {
 		st := s.status()
 		return st.Connections == 0 && st.InFlight == 0
 	})
-	if t.Logf("%d MiB at most", most/mib); most > limit {
+	t.Logf("%d hostile connections, half of them over TLS, in %.1f s: RSS %d MiB before, %d MiB at most, %d MiB after",
+		rounds*len(hostile), time.Since(begin).Seconds(), before/mib, most/mib, rss(t, s)/mib)
+	if most > limit {
 		t.Errorf("the process has taken %d MiB, more than %d", most/mib, limit/mib)
 	}
 	must(t, "nbdinfo", s.uri("tcp"))
@@ -247,8 +277,8 @@ func TestOneSilentClient(t *testing.T) {
 }
 
 // TestSlowLoris: a thousand connections that say nothing, or a byte each second,
-// don't keep a client out, and cost no more memory than the limit of connections
-// has it.
+// or STARTTLS and then nothing, don't keep a client out, and cost no more memory
+// than the limit of connections has it.
 func TestSlowLoris(t *testing.T) {
 	const (
 		loris = 1000
@@ -256,46 +286,87 @@ func TestSlowLoris(t *testing.T) {
 		// collector leaves lying as long.
 		limit = 96 * mib
 	)
+	p := newPKI(t)
 	image := newImage(t, "disk.img", sparse(64*mib))
-	s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=64MiB"}, volumes: []string{image}, flags: []string{"--log-level", "error"}})
-	must(t, "nbdinfo", s.uri("tcp"))
-	before := rss(t, s)
-	stop := make(chan struct{})
-	var drips sync.WaitGroup
-	defer drips.Wait()
-	defer close(stop)
-	for i := range loris {
-		c, err := net.Dial("tcp", s.tcp())
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		if i%2 == 0 {
-			drips.Go(func() {
-				each := time.NewTicker(time.Second)
-				defer each.Stop()
-				for _, b := range append(pack(uint32(3)), option(3, nil)...) {
-					if _, err := c.Write([]byte{b}); err != nil {
-						return
-					}
-					select {
-					case <-each.C:
-					case <-stop:
-						return
-					}
+	startTLS := append(pack(uint32(3)), option(5, nil)...)
+	for _, tt := range []struct {
+		name  string
+		flags []string
+		say   func(c net.Conn, i int, stop <-chan struct{}) // in a goroutine
+	}{
+		{"plain", nil, func(c net.Conn, i int, stop <-chan struct{}) {
+			if i%2 == 0 {
+				drip(c, append(pack(uint32(3)), option(3, nil)...), stop)
+			}
+		}},
+		{"TLS", p.flags(), func(c net.Conn, i int, stop <-chan struct{}) {
+			// One that was evicted meanwhile gets no answer.
+			if _, err := io.ReadFull(c, make([]byte, 18)); err != nil {
+				return
+			}
+			c.Write(startTLS)
+			if _, err := io.ReadFull(c, make([]byte, 20)); err == nil && i%2 == 0 {
+				drip(c, append([]byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), make([]byte, 501)...), stop) // a ClientHello begins so
+			}
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := start(t, config{plain: true, env: []string{"GOMEMLIMIT=64MiB"}, volumes: []string{image}, flags: append(tt.flags, "--log-level", "error")})
+			uri := s.uri("tcp")
+			if tt.flags != nil {
+				uri = with(uri, p.client)
+			}
+			must(t, "nbdinfo", uri)
+			before := rss(t, s)
+			stop := make(chan struct{})
+			var all sync.WaitGroup
+			var conns []net.Conn
+			defer func() {
+				close(stop)
+				for _, c := range conns {
+					c.Close()
 				}
-			})
-		}
-		if i%100 == 99 {
-			must(t, "nbdinfo", s.uri("tcp"))
-		}
+				all.Wait()
+			}()
+			var longest time.Duration
+			for i := range loris {
+				c, err := net.Dial("tcp", s.tcp())
+				if err != nil {
+					t.Fatal(err)
+				}
+				conns = append(conns, c)
+				all.Go(func() { tt.say(c, i, stop) })
+				if i%100 == 99 {
+					begin := time.Now()
+					must(t, "nbdinfo", uri)
+					longest = max(longest, time.Since(begin))
+				}
+			}
+			after := rss(t, s)
+			out := t.TempDir() + "/out.img"
+			must(t, "nbdcopy", uri, out)
+			sameFile(t, image, out)
+			t.Logf("%d connections: nbdinfo served in %v at most; RSS %d MiB before, %d MiB after", loris, longest.Round(time.Millisecond), before/mib, after/mib)
+			if after > limit {
+				t.Errorf("the process has taken %d MiB, more than %d", after/mib, limit/mib)
+			}
+		})
 	}
-	after := rss(t, s)
-	out := t.TempDir() + "/out.img"
-	must(t, "nbdcopy", s.uri("tcp"), out)
-	sameFile(t, image, out)
-	if t.Logf("%d connections: %d MiB before, %d MiB after", loris, before/mib, after/mib); after > limit {
-		t.Errorf("the process has taken %d MiB, more than %d", after/mib, limit/mib)
+}
+
+// drip writes a byte each second.
+func drip(c net.Conn, b []byte, stop <-chan struct{}) {
+	each := time.NewTicker(time.Second)
+	defer each.Stop()
+	for i := range b {
+		if _, err := c.Write(b[i : i+1]); err != nil {
+			return
+		}
+		select {
+		case <-each.C:
+		case <-stop:
+			return
+		}
 	}
 }
 

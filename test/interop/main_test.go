@@ -8,10 +8,13 @@
 package interop
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 )
 
@@ -41,6 +44,12 @@ func run(m *testing.M) int {
 		err = build(dir)
 	}
 	if err != nil {
+		fmt.Fprintln(os.Stderr, "interop:", err)
+		return 1
+	}
+	// Most of these tests wait for a clock or for other processes. -parallel on
+	// the command line has the last word.
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
 		fmt.Fprintln(os.Stderr, "interop:", err)
 		return 1
 	}

@@ -47,6 +47,7 @@ func TestLogReaderGoes(t *testing.T) {
 // As process 1, which it is in a pod, the server inherits what a script leaves
 // behind when it is killed. Making a process namespace needs root.
 func TestReapsOrphans(t *testing.T) {
+	t.Parallel()
 	cmd := exec.Command("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", plainBinary, "serve",
 		"--listen", "unix://"+filepath.Join(shortDir(t), "sock"), "--exit-when-poll", "1", "--exit-when-script",
 		`{"command":["/bin/sh","-c","sleep 100 | sleep 100"],"timeoutSeconds":1}`, "memory:1M")

@@ -23,6 +23,7 @@ func TestDrainBounds(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.policy, func(t *testing.T) {
+			t.Parallel()
 			transports(t, func(t *testing.T, transport string) {
 				s := start(t, config{
 					volumes: []string{"memory:1M"},
