@@ -197,7 +197,8 @@ func checkEnd(t *testing.T, s *Server, b *awkward, bound time.Duration) {
 	if r.ExitCode != want || (r.Error != "") != (want == report.ExitFlushFailed) {
 		t.Errorf("exit code %d, not %d; report %+v", r.ExitCode, want, r)
 	}
-	if r.ClientsCut < 0 || r.ClientsCut > 2 {
-		t.Errorf("%d of 2 clients were cut off", r.ClientsCut)
+	// One that has left may have requests in flight, which are cut off too.
+	if came := int(s.accepted.Load()); r.ClientsCut < 0 || r.ClientsCut > came {
+		t.Errorf("%d of %d connections were cut off", r.ClientsCut, came)
 	}
 }
