@@ -99,7 +99,6 @@ func spending(t *testing.T, s *Server) func(came int) {
 		for _, c := range conns {
 			limit += 4<<20 + c.requests.Load()*(1<<20+64<<10)
 		}
-		t.Log(len(conns), conns[0].requests.Load(), after.TotalAlloc-before.TotalAlloc, limit)
 		if n := after.TotalAlloc - before.TotalAlloc; n > limit {
 			t.Errorf("%d bytes have made the server allocate %d, more than %d", came, n, limit)
 		}
