@@ -29,6 +29,12 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.applyConfigMap {
 		errs = append(errs, r.applyConfigMap(ctx, o, p))
 	}
+	if p.applyNetworkPolicy {
+		errs = append(errs, r.applyNetworkPolicy(ctx, o, p))
+	}
+	if p.removeNetworkPolicy {
+		errs = append(errs, r.removeNetworkPolicy(ctx, o.networkPolicy))
+	}
 	switch p.pod {
 	case podCreate:
 		errs = append(errs, r.createPod(ctx, o, p))

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -11,8 +12,8 @@ import (
 
 // CacheOptions keep the operator's memory small. All pods of the cluster have to
 // be watched, for any of them may end an export or hold its claim; what isn't
-// looked at is thrown away. Of Services and ConfigMaps only those made for exports
-// are kept: whether another one has the name is asked of the API server.
+// looked at is thrown away. Of Services, ConfigMaps and NetworkPolicies only those
+// made for exports are kept: whether another one has the name is asked of the API server.
 func CacheOptions() cache.Options {
 	ours, err := labels.Parse(v1alpha1.LabelExport)
 	if err != nil {
@@ -25,6 +26,7 @@ func CacheOptions() cache.Options {
 			&corev1.PersistentVolumeClaim{}: {Transform: trimClaim},
 			&corev1.Service{}:               {Label: ours},
 			&corev1.ConfigMap{}:             {Label: ours},
+			&networkingv1.NetworkPolicy{}:   {Label: ours},
 		},
 	}
 }

@@ -42,7 +42,7 @@ var passing = map[string]bool{
 }
 
 // nameChecks are made first: nothing is touched that belongs to somebody else.
-var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken}
+var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken, networkPolicyNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{
@@ -72,6 +72,13 @@ func configMapNameTaken(o *observed) (finding, bool) {
 		return finding{}, false
 	}
 	return found(v1alpha1.ReasonNameTaken, "the ConfigMap %s isn't this export's: remove it, or give the export another name", o.configMap.Name)
+}
+
+func networkPolicyNameTaken(o *observed) (finding, bool) {
+	if o.networkPolicy == nil || owned(o.export, o.networkPolicy) {
+		return finding{}, false
+	}
+	return found(v1alpha1.ReasonNameTaken, "the NetworkPolicy %s isn't this export's: remove it, or give the export another name", o.networkPolicy.Name)
 }
 
 func claimNotFound(o *observed) (finding, bool) {

@@ -163,6 +163,7 @@ func decideService(o *observed) plan {
 	}
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
 	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
+	p.applyNetworkPolicy, p.removeNetworkPolicy = networkPolicyDiffers(o)
 	p.served = true
 
 	p.watched = unrecorded(o)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -23,6 +24,8 @@ type observed struct {
 	pod       *corev1.Pod
 	service   *corev1.Service
 	configMap *corev1.ConfigMap
+	// networkPolicy too, unless the export has none and somebody else does.
+	networkPolicy *networkingv1.NetworkPolicy
 	// claims are the claims of the export, by name, without those that don't
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
@@ -62,6 +65,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return nil, err
 	}
 	if o.configMap, err = find[corev1.ConfigMap](ctx, r, e.Namespace, name); err != nil {
+		return nil, err
+	}
+	if o.networkPolicy, err = r.networkPolicyOf(ctx, e); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {

@@ -13,6 +13,9 @@ type plan struct {
 	applyService bool
 	// applyConfigMap says the same of the ConfigMap.
 	applyConfigMap bool
+	// applyNetworkPolicy says the same of the NetworkPolicy, removeNetworkPolicy
+	// that there is one of the export's which it shall not have any more.
+	applyNetworkPolicy, removeNetworkPolicy bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
 	// removeExport deletes the export.

@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
@@ -51,6 +52,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		Owns(&corev1.Pod{}).
 		Owns(&corev1.Service{}).
 		Owns(&corev1.ConfigMap{}).
+		Owns(&networkingv1.NetworkPolicy{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).

@@ -34,9 +34,9 @@ type NBDExport struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// Spec is what is offered, how, and until when. Nothing of it can be changed
-	// but limits.
+	// but limits and networkPolicy.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits and spec.networkPolicy: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// Status is what the operator has seen and done.
@@ -98,6 +98,12 @@ type NBDExportSpec struct {
 	// +optional
 	// +kubebuilder:default={}
 	Service Service `json:"service,omitzero"`
+
+	// NetworkPolicy says who reaches the export's pod over the network. It can be
+	// changed, and holds at once where the network plugin holds NetworkPolicies.
+	// +optional
+	// +kubebuilder:default={}
+	NetworkPolicy NetworkPolicy `json:"networkPolicy,omitzero"`
 
 	// Limits are what clients may use, and who may be one. They can be changed, and
 	// hold without a new pod and without a disconnect, within two minutes or so: it

@@ -17,7 +17,8 @@ import (
 // maxName is the longest name of a Service, and value of a label.
 const maxName = 63
 
-// ChildName is the name of the pod, the Service and the ConfigMap of an export. It is always
+// ChildName is the name of the pod, the Service, the ConfigMap and the NetworkPolicy of an
+// export. It is always
 // the same for the same export: two pods of one export can't exist. An altered name
 // ends in a hash, because "a.b" and "a-b" are two exports.
 func ChildName(export string) string {

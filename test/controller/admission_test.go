@@ -40,6 +40,7 @@ exitWhen:
   objectCondition: {apiVersion: batch/v1, kind: Job, name: backup, condition: Complete}
 drain: {timeoutSeconds: 60}
 tls: {mode: Disabled}
+networkPolicy: {from: [{podSelector: {}}]}
 limits: {connections: 4, connectionsPerClient: 2, bytesPerSecond: 10Mi, allowedClientCIDRs: [10.0.0.0/8]}
 template:
   containers:
@@ -159,6 +160,9 @@ func TestAdmission(t *testing.T) {
 		{"timeout zero", "timeoutSeconds: 60", "timeoutSeconds: 0", []string{"spec.drain.timeoutSeconds", "greater than or equal to 1"}},
 		{"poll zero", "drain:", "pollSeconds: 0\ndrain:", []string{"spec.pollSeconds", "greater than or equal to 1"}},
 		{"port", "drain:", "service: {port: 65536}\ndrain:", []string{"spec.service.port", "less than or equal to 65535"}},
+		{"no peers", "from: [{podSelector: {}}]", "from: []", []string{"spec.networkPolicy.from", "at least 1 items"}},
+		{"peers of no NetworkPolicy", "networkPolicy: {", "networkPolicy: {mode: None, ",
+			[]string{"spec.networkPolicy.from", "leave it out, or set mode to Managed"}},
 		{"no connection", "connections: 4", "connections: 0", []string{"spec.limits.connections", "greater than or equal to 1"}},
 		{"no connection for a client", "connectionsPerClient: 2", "connectionsPerClient: 0",
 			[]string{"spec.limits.connectionsPerClient", "greater than or equal to 1"}},
@@ -223,8 +227,9 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
-// TestSpecImmutable changes every part of the spec but the limits and is refused,
-// and changes metadata and is not. TestLimitsChange changes limits.
+// TestSpecImmutable changes every part of the spec but the limits and the NetworkPolicy
+// and is refused, and changes metadata and is not. TestLimitsChange and
+// TestNetworkPolicyChanges change those.
 func TestSpecImmutable(t *testing.T) {
 	ns := namespace(t)
 	if err := create(t, ns, "fixed", accepted); err != nil {
@@ -248,7 +253,7 @@ func TestSpecImmutable(t *testing.T) {
 			get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
 			change(&e)
 			err := kube.Update(context.Background(), &e)
-			if err == nil || !strings.Contains(err.Error(), "spec is immutable but for spec.limits: delete the export and create it anew") {
+			if err == nil || !strings.Contains(err.Error(), "spec is immutable but for spec.limits and spec.networkPolicy: delete the export and create it anew") {
 				t.Errorf("got %v", err)
 			}
 		})
