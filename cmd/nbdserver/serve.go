@@ -52,7 +52,7 @@ var exitConditions = []struct {
 	{"exit-when-file-created", "drain and exit when the file `PATH` exists", exitwhen.FileCreated},
 	{"exit-when-file-deleted", "drain and exit when the file `PATH` doesn't exist", exitwhen.FileDeleted},
 	{"exit-when-pipe-closed", "drain and exit when all writers of the inherited pipe or FIFO `FD|PATH` have closed it", exitwhen.PipeClosed},
-	{"exit-when-process-exits", "drain and exit when the process `PID` has exited", exitwhen.ProcessExits},
+	{"exit-when-process-exits", "drain and exit when the process `PID` has exited, or with name=NAME when there was one of that name and none is left", exitwhen.ProcessExits},
 	{"exit-when-script", "drain and exit when `CMD` exits with code 88; run by /bin/sh, or without a shell if it is {\"command\":[\"/x\",\"-y\"],\"timeoutSeconds\":30}", exitwhen.Script},
 	{"exit-when-idle", "drain and exit when no client has been connected for that `DURATION`", exitwhen.Idle},
 	{lastClientLeaves, "drain and exit when clients have come and none has been connected for the `GRACE`, which is written behind a =", exitwhen.LastClientLeaves},
