@@ -82,7 +82,7 @@ func serveCommand() *cobra.Command {
 then drain and exit. A second SIGTERM closes everything at once.
 
 VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]
-[,scratch=DIR][,scratch-size=SIZE][,tls=require]
+[,scratch=DIR][,scratch-size=SIZE][,format=raw|qcow2][,tls=require]
   SOURCE  the path of a file or block device, or memory:SIZE
   NAME    what clients ask for; default: the base name of the file. The first
           volume is also the default export ""
@@ -91,6 +91,7 @@ VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]
           write is dropped at the end, the file or device stays as it is
   scratch the directory for what they write; default: $TMPDIR, or /var/tmp
   scratch-size  the most of it, default: no limit
+  format  what the file or device has; default: raw, never guessed
   tls     with --tls on: clients don't see the volume before they use TLS
 
 Exit codes: 0 drained, nothing cut short; 1 usage or start-up error; 3 clients
