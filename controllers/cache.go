@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -38,7 +40,7 @@ func trimPod(in any) (any, error) {
 		return in, nil
 	}
 	pod.ManagedFields = nil
-	name, named := pod.Annotations[v1alpha1.AnnotationExport]
+	annotations := pod.Annotations
 	pod.Annotations = nil
 	spec := corev1.PodSpec{
 		NodeName:                      pod.Spec.NodeName,
@@ -54,10 +56,10 @@ func trimPod(in any) (any, error) {
 		}
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
-		spec.Affinity = pod.Spec.Affinity
-		if named {
-			pod.Annotations = map[string]string{v1alpha1.AnnotationExport: name}
-		}
+		maps.DeleteFunc(annotations, func(key, _ string) bool {
+			return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationNode
+		})
+		pod.Annotations = annotations
 	} else {
 		pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	}

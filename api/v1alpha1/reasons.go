@@ -109,6 +109,8 @@ const (
 	ExitFileDeleted = "FileDeleted"
 	// ExitPipeClosed is the reason of pipeClosed.
 	ExitPipeClosed = "PipeClosed"
+	// ExitProcessExited is the reason of processExited.
+	ExitProcessExited = "ProcessExited"
 	// ExitScript is the reason of script.
 	ExitScript = "Script"
 	// ExitLastClientLeft is the reason of lastClientLeft.

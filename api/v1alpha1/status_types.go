@@ -83,7 +83,7 @@ type ExitStatus struct {
 	Condition string `json:"condition,omitempty"`
 
 	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
-	// PipeClosed, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
+	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
 	// DrainRequested for one that was asked for at the server's control socket.
 	// +required
 	Reason string `json:"reason,omitempty"`

@@ -14,7 +14,23 @@ const (
 	ReadWrite Access = "ReadWrite"
 )
 
+// Format is how the bytes of a volume lie in its file or device.
+//
+// +kubebuilder:validation:Enum=Raw;Qcow2
+type Format string
+
+const (
+	// Raw is every byte at its place.
+	Raw Format = "Raw"
+	// Qcow2 is an image in qemu's format, version 2 or 3, without a backing file, an
+	// external data file or encryption.
+	Qcow2 Format = "Qcow2"
+)
+
 // Volume is something with bytes that is offered under a name.
+//
+// +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || self.access != 'ReadWrite'",message="a volume with format Qcow2 can't be ReadWrite: the image is only read; make access ReadOnly or CopyOnWrite",fieldPath=".access"
+// +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || !has(self.source.memory)",message="memory has no format: leave format out",fieldPath=".format"
 type Volume struct {
 	// Name is the NBD export name: 1 to 63 characters, lower-case letters, digits
 	// and dashes, with a letter or digit at both ends.
@@ -33,6 +49,13 @@ type Volume struct {
 	// +optional
 	// +kubebuilder:default=ReadOnly
 	Access Access `json:"access,omitempty"`
+
+	// Format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
+	// image of qemu's, which is ReadOnly or CopyOnWrite. It is never guessed: who
+	// writes a raw disk could make it look like an image of another size or content.
+	// +optional
+	// +kubebuilder:default=Raw
+	Format Format `json:"format,omitempty"`
 }
 
 // VolumeSource is where the bytes of a volume are.

@@ -32,6 +32,10 @@ func TestParseVolume(t *testing.T) {
 		{"vda=a.img,access=copy-on-write", volume{name: "vda", path: "a.img", cow: true}},
 		{"vda=a.img,scratch-size=1G,scratch=/scratch,root=/data,access=copy-on-write", volume{name: "vda", path: "a.img", root: "/data",
 			cow: true, scratch: cow.Options{Dir: "/scratch", Limit: 1 << 30}}},
+		{"vda=a.qcow2,format=qcow2", volume{name: "vda", path: "a.qcow2", readOnly: true, qcow2: true}},
+		{"vda=a.qcow2,format=qcow2,access=copy-on-write", volume{name: "vda", path: "a.qcow2", qcow2: true, cow: true}},
+		{"vda=a.qcow2,format=raw,access=read-write", volume{name: "vda", path: "a.qcow2"}},
+		{"memory:1G,format=raw", volume{name: "memory", memory: true, size: 1 << 30}},
 		{"two words=x", volume{name: "two words", path: "x", readOnly: true}},
 		{long + "=x", volume{name: long, path: "x", readOnly: true}},
 
@@ -72,6 +76,12 @@ func TestParseVolumeRefuses(t *testing.T) {
 		{"a.img,tls=off", `not "off"`},
 		{"a.img,tls=", `not ""`},
 		{"memory:1M,access=copy-on-write", "memory has nothing below it"},
+		{"a.img,format=vmdk", `not "vmdk"`},
+		{"a.img,format=", `not ""`},
+		{"a.img,format=raw,format=qcow2", "format is given twice"},
+		{"a.img,format=qcow2,access=read-write", "a qcow2 image is only read"},
+		{"memory:1M,format=qcow2", "memory has no format"},
+		{"memory:1M,access=read-only,format=qcow2", "memory has no format"},
 		{"a.img,scratch=/s", "go with access=copy-on-write"},
 		{"a.img,access=read-write,scratch-size=1G", "go with access=copy-on-write"},
 		{"a.img,access=copy-on-write,scratch=", "scratch names a directory"},
@@ -207,6 +217,8 @@ func FuzzParseVolume(f *testing.F) {
 			t.Errorf("a volume in memory: %+v", v)
 		case !v.memory && (v.path == "" || v.size != 0):
 			t.Errorf("a file: %+v", v)
+		case v.qcow2 && (v.memory || !v.readOnly && !v.cow):
+			t.Errorf("an image: %+v", v)
 		case v.cow && (v.memory || v.readOnly) || !v.cow && v.scratch != cow.Options{}:
 			t.Errorf("a scratch: %+v", v)
 		}
@@ -223,6 +235,9 @@ func FuzzParseVolume(f *testing.F) {
 			access = "copy-on-write"
 		}
 		full := v.path + ",access=" + access
+		if v.qcow2 {
+			full += ",format=qcow2"
+		}
 		if v.scratch.Dir != "" {
 			full += ",scratch=" + v.scratch.Dir
 		}

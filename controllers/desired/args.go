@@ -88,6 +88,8 @@ func ExitFlag(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) (flag, arg string
 		return "file-deleted", string(c.FileDeleted.Path), true
 	case c.PipeClosed != nil:
 		return "pipe-closed", string(c.PipeClosed.Path), true
+	case c.ProcessExited != nil:
+		return "process-exits", "name=" + c.ProcessExited.Name, true
 	case c.Script != nil:
 		return "script", scriptArg(*c.Script), true
 	case c.LastClientLeft != nil:
@@ -122,6 +124,9 @@ func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) 
 	}
 	if m := v.Source.Memory; m != nil {
 		return fmt.Sprintf("%s=memory:%d,%s", v.Name, m.Size.Value(), access)
+	}
+	if v.Format == v1alpha1.Qcow2 {
+		access += ",format=qcow2"
 	}
 	claim := v.Source.PersistentVolumeClaim
 	if modes[claim.ClaimName] == corev1.PersistentVolumeBlock {

@@ -13,8 +13,6 @@ const (
 	// ServerContainer is the name of the container with the server in it.
 	ServerContainer = "nbdserver"
 
-	// user is who the containers run as, and the group that volumes are given to.
-	user = 65532
 	// graceMargin is what the server gets beyond its own deadline, in seconds, to
 	// flush, report and end before the kubelet would kill it.
 	graceMargin = 15
@@ -47,6 +45,10 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	if err != nil {
 		return nil, err
 	}
+	affinity, err := affinity(e, f)
+	if err != nil {
+		return nil, err
+	}
 	server, err := server(e, f)
 	if err != nil {
 		return nil, err
@@ -58,13 +60,7 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 		WithTerminationGracePeriodSeconds(int64(e.Spec.Drain.TimeoutSeconds) + graceMargin).
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
-		WithSecurityContext(corev1ac.PodSecurityContext().
-			WithRunAsNonRoot(true).
-			WithRunAsUser(user).
-			WithRunAsGroup(user).
-			WithFSGroup(user).
-			WithFSGroupChangePolicy(corev1.FSGroupChangeOnRootMismatch).
-			WithSeccompProfile(corev1ac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
+		WithSecurityContext(securityContext(e.Spec.Template.SecurityContext)).
 		WithInitContainers(sidecars...).
 		WithContainers(server).
 		WithVolumes(volumes...).
@@ -72,15 +68,21 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	if len(e.Spec.Template.NodeSelector) > 0 {
 		spec.WithNodeSelector(e.Spec.Template.NodeSelector)
 	}
-	if f.Node != "" {
-		spec.WithAffinity(onlyNode(f.Node))
+	if affinity != nil {
+		spec.WithAffinity(affinity)
+	}
+	if name := e.Spec.Template.PriorityClassName; name != "" {
+		spec.WithPriorityClassName(name)
+	}
+	for _, s := range e.Spec.Template.ImagePullSecrets {
+		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s.Name))
+	}
+	if sharesProcesses(e) {
+		spec.WithShareProcessNamespace(true)
 	}
 	return corev1ac.Pod(ChildName(e.Name), e.Namespace).
-		WithLabels(Labels(e.Name)).
-		WithAnnotations(map[string]string{
-			"kubectl.kubernetes.io/default-container": ServerContainer,
-			v1alpha1.AnnotationExport:                 e.Name,
-		}).
+		WithLabels(podLabels(e)).
+		WithAnnotations(podAnnotations(e, f)).
 		WithFinalizers(v1alpha1.FinalizerReport).
 		WithOwnerReferences(owner(e)).
 		WithSpec(spec), nil
@@ -160,16 +162,4 @@ func tolerations(e *v1alpha1.NBDExport, f Facts) ([]*corev1ac.TolerationApplyCon
 		out = append(out, t)
 	}
 	return out, nil
-}
-
-// onlyNode lets the scheduler take one node, by its name: unlike spec.nodeName it
-// doesn't go past the scheduler's other checks.
-func onlyNode(name string) *corev1ac.AffinityApplyConfiguration {
-	return corev1ac.Affinity().WithNodeAffinity(corev1ac.NodeAffinity().
-		WithRequiredDuringSchedulingIgnoredDuringExecution(corev1ac.NodeSelector().
-			WithNodeSelectorTerms(corev1ac.NodeSelectorTerm().
-				WithMatchFields(corev1ac.NodeSelectorRequirement().
-					WithKey("metadata.name").
-					WithOperator(corev1.NodeSelectorOpIn).
-					WithValues(name)))))
 }

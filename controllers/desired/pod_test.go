@@ -115,6 +115,9 @@ func TestPodIsRestricted(t *testing.T) {
 			if want := int64(e.Spec.Drain.TimeoutSeconds); *s.TerminationGracePeriodSeconds <= want {
 				t.Errorf("the kubelet kills after %d s, the server needs %d s", *s.TerminationGracePeriodSeconds, want)
 			}
+			if shared := s.ShareProcessNamespace != nil; shared != (name == "everything") {
+				t.Errorf("containers see each other's processes: %v", shared)
+			}
 			for _, c := range append(s.InitContainers, s.Containers...) {
 				sc := c.SecurityContext
 				if sc == nil || sc.AllowPrivilegeEscalation == nil || *sc.AllowPrivilegeEscalation || sc.Capabilities == nil || !slices.Contains(sc.Capabilities.Drop, "ALL") {

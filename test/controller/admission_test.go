@@ -97,7 +97,7 @@ func TestAdmission(t *testing.T) {
 		{"tls Required", "mode: Disabled", "mode: Required",
 			[]string{"spec.tls.mode", `Unsupported value: "Required"`, `"Disabled"`}},
 		{"two kinds of condition", "fileCreated: {path: /run/nbdexport/stop}", "fileCreated: {path: /run/nbdexport/stop}\n  podDeleted: {name: vm}",
-			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script lastClientLeft idle deadline objectCondition] must be set"}},
+			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed processExited script lastClientLeft idle deadline objectCondition] must be set"}},
 		{"pod by name and selector", "podDeleted: {name: vm}", "podDeleted: {name: vm, selector: {matchLabels: {a: b}}}",
 			[]string{"spec.exitWhen[0].podDeleted", "exactly one of the fields in [name selector] must be set"}},
 		{"no pod", "podDeleted: {name: vm}", "podDeleted: {}",
