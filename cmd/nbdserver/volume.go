@@ -132,8 +132,6 @@ func (v *volume) setOptions(arg string, options map[string]string) error {
 		v.readOnly = true
 	case access == "read-write":
 		v.readOnly = false
-	case access == "copy-on-write" && v.memory:
-		return fmt.Errorf("volume %q: memory has nothing below it to be copied on write: leave access out", arg)
 	case access == "copy-on-write":
 		v.readOnly, v.cow = false, true
 	default:
@@ -205,16 +203,20 @@ func closeVolumes(exports []*nbdserver.Export) {
 }
 
 func (v volume) open() (backend.Backend, error) {
+	base, err := v.openBase()
+	if err != nil || !v.cow {
+		return base, err
+	}
+	o, err := cow.Open(base, v.scratch)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), base.Close())
+	}
+	return o, nil
+}
+
+func (v volume) openBase() (backend.Backend, error) {
 	if v.memory {
 		return memory.New(v.size)
 	}
-	f, err := file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly || v.cow})
-	if err != nil || !v.cow {
-		return f, err
-	}
-	o, err := cow.Open(f, v.scratch)
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), f.Close())
-	}
-	return o, nil
+	return file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly || v.cow})
 }
