@@ -132,7 +132,7 @@ func volumeTwice(o *observed) (finding, bool) {
 			case o.isBlock(s.ClaimName):
 				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: create the export anew with one of them", first.Name, v.Name, s.ClaimName)
 			case path.Clean(f.File()) == path.Clean(s.File()) && (first.Access == v1alpha1.ReadWrite || v.Access == v1alpha1.ReadWrite):
-				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and not both ReadOnly: create the export anew with one of them", first.Name, v.Name, s.File(), s.ClaimName)
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and one of them is ReadWrite: create the export anew with one of them", first.Name, v.Name, s.File(), s.ClaimName)
 			}
 		}
 	}

@@ -36,6 +36,9 @@ func decide(o *observed) plan {
 	if exit, met := deadlineOver(o); met {
 		return decideDrain(o, exit)
 	}
+	if p, lost := scratchLost(o); lost {
+		return p
+	}
 	p := decideService(o)
 	p.untilDeadline(o)
 	p.untilNextLook(o)
@@ -191,8 +194,7 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		return yield(o, pod, f, p)
 	}
 	if !pod.DeletionTimestamp.IsZero() {
-		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-			fmt.Sprintf("somebody else deleted the pod %s: a new one follows when it has drained and ended", pod.Name))...)
+		p.say = append(p.say, deletedByHand(o, pod)...)
 		return p
 	}
 	if pod.Spec.NodeName == "" && pinnedTo(pod) != o.follow().Node {
@@ -233,13 +235,17 @@ func yield(o *observed, pod *corev1.Pod, f finding, p plan) plan {
 // replaceEnded makes room for a new pod after one that is over although no exit
 // condition was met.
 func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
-	p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-		fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, why(pod)))...)
+	if f, found := cannotStart(o, pod); found {
+		p.say = append(p.say, blocked(f)...)
+	} else {
+		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
+			fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, why(pod)))...)
+	}
 	if !pod.DeletionTimestamp.IsZero() {
 		p.releasePod = held(pod)
 		return p
 	}
-	if wait := endedAt(pod, o.now).Add(replaceDelay).Sub(o.now); wait > 0 {
+	if wait := endedAt(pod, o.now).Add(delay(o, pod)).Sub(o.now); wait > 0 {
 		p.again = wait
 		return p
 	}

@@ -380,6 +380,11 @@ func TestWhy(t *testing.T) {
 			t.Errorf("%s, %d:\n%s, want\n%s", c.condition, c.code, got, c.want)
 		}
 	}
+	pod := withPod(scene())
+	over(pod, 137, "out of memory")
+	if got, want := why(pod), " (its server ended with exit code 137: out of memory)"; got != want {
+		t.Errorf("%s, want%s", got, want)
+	}
 }
 
 // TestConfigMapApplied applies the ConfigMap only when that changes something.

@@ -21,7 +21,7 @@ func news(from, to v1alpha1.NBDExportStatus) []item {
 	was := func(kind string) metav1.Condition { return conditionOf(from, kind) }
 	is := func(kind string) metav1.Condition { return conditionOf(to, kind) }
 
-	if from.Exit == nil && to.Exit != nil {
+	if from.Exit == nil && to.Exit != nil && to.Exit.Reason != v1alpha1.ExitScratchLost {
 		out = append(out, item{corev1.EventTypeNormal, v1alpha1.EventExitConditionMet, "Drain",
 			fmt.Sprintf("the exit condition %s (%s) was met", to.Exit.Condition, to.Exit.Reason)})
 	}

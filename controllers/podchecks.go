@@ -97,7 +97,11 @@ func serverFailed(o *observed) (finding, bool) {
 	if t == nil || t.ExitCode == 0 {
 		return finding{}, false
 	}
-	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and is started again: %s", t.ExitCode, failure(t))
+	then := "is started again"
+	if desired.CopiesOnWrite(o.export) {
+		then = "its pod ends"
+	}
+	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and %s: %s", t.ExitCode, then, failure(t))
 }
 
 // wasReady tells whether a server that runs, but isn't ready now, has been ready

@@ -71,10 +71,13 @@ func why(pod *corev1.Pod) string {
 	if r, _, ok := lastReport(pod); ok && !r.Clean() {
 		return fmt.Sprintf(" (its server ended with exit code %d, %d clients cut off: %s)", r.ExitCode, r.ClientsCut, brief(r.Error))
 	}
-	if pod.Status.Reason == "" {
-		return ""
+	if pod.Status.Reason != "" {
+		return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
 	}
-	return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
+	if s := serverStatus(pod); s != nil && s.State.Terminated != nil && s.State.Terminated.ExitCode != 0 {
+		return fmt.Sprintf(" (its server ended with exit code %d: %s)", s.State.Terminated.ExitCode, failure(s.State.Terminated))
+	}
+	return ""
 }
 
 // serverStatus is the status of the server's container; nil before there is any.

@@ -8,7 +8,7 @@ const (
 	// itself: the pod starts, drains or is replaced.
 	ConditionProgressing = "Progressing"
 	// ConditionComplete is true when an exit condition was met and the server
-	// has ended. It never becomes false again.
+	// has ended, or when it ended and can't be replaced. It never becomes false again.
 	ConditionComplete = "Complete"
 	// ConditionFailed is true when the export is complete, but its end wasn't
 	// clean.
@@ -97,6 +97,9 @@ const (
 	// ReasonReportLost says that the pod is gone and left no report: whether the
 	// end was clean isn't known.
 	ReasonReportLost = "ReportLost"
+	// ReasonScratchLost says that the server of a CopyOnWrite volume ended without an
+	// exit condition, and with it what clients have changed.
+	ReasonScratchLost = "ScratchLost"
 )
 
 // Reasons in status.exit, one for each kind of exit condition.
@@ -123,6 +126,9 @@ const (
 	ExitObjectCondition = "ObjectCondition"
 	// ExitDrainRequested says that a drain was asked for at the control socket.
 	ExitDrainRequested = "DrainRequested"
+	// ExitScratchLost says that there was no condition: the server of a CopyOnWrite
+	// volume ended, which can't go on with another one.
+	ExitScratchLost = "ScratchLost"
 	// ExitOther says that the server named a condition that this version of the
 	// operator doesn't know.
 	ExitOther = "Other"

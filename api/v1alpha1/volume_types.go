@@ -4,7 +4,7 @@ import "k8s.io/apimachinery/pkg/api/resource"
 
 // Access is what clients may do with a volume.
 //
-// +kubebuilder:validation:Enum=ReadOnly;ReadWrite
+// +kubebuilder:validation:Enum=ReadOnly;ReadWrite;CopyOnWrite
 type Access string
 
 const (
@@ -12,6 +12,9 @@ const (
 	ReadOnly Access = "ReadOnly"
 	// ReadWrite lets clients read, write, trim and zero.
 	ReadWrite Access = "ReadWrite"
+	// CopyOnWrite lets clients do the same, and leaves the source as it is: what
+	// they change is in a scratch that ends with the export.
+	CopyOnWrite Access = "CopyOnWrite"
 )
 
 // Format is how the bytes of a volume lie in its file or device.
@@ -31,6 +34,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || self.access != 'ReadWrite'",message="a volume with format Qcow2 can't be ReadWrite: the image is only read; make access ReadOnly or CopyOnWrite",fieldPath=".access"
 // +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || !has(self.source.memory)",message="memory has no format: leave format out",fieldPath=".format"
+// +kubebuilder:validation:XValidation:rule="has(self.scratch) == (self.access == 'CopyOnWrite')",message="scratch goes with access CopyOnWrite, which needs it: say how much clients may change, such as scratch: {sizeLimit: 10Gi}",fieldPath=".scratch"
 type Volume struct {
 	// Name is the NBD export name: 1 to 63 characters, lower-case letters, digits
 	// and dashes, with a letter or digit at both ends.
@@ -44,8 +48,8 @@ type Volume struct {
 	// +required
 	Source VolumeSource `json:"source,omitzero"`
 
-	// Access is what clients may do: ReadOnly or ReadWrite. A memory volume too is
-	// ReadOnly unless it says otherwise.
+	// Access is what clients may do: ReadOnly, ReadWrite or CopyOnWrite. A memory
+	// volume too is ReadOnly unless it says otherwise.
 	// +optional
 	// +kubebuilder:default=ReadOnly
 	Access Access `json:"access,omitempty"`
@@ -56,6 +60,26 @@ type Volume struct {
 	// +optional
 	// +kubebuilder:default=Raw
 	Format Format `json:"format,omitempty"`
+
+	// Scratch is where the changes to a CopyOnWrite volume are. It is required for
+	// such a volume, and there is none for others.
+	// +optional
+	Scratch Scratch `json:"scratch,omitzero"`
+}
+
+// Scratch is the place on the node's disk for the changes to a CopyOnWrite volume.
+// It is dropped when the server ends, however that comes about.
+type Scratch struct {
+	// SizeLimit is how much it may hold, in bytes: a whole number from 64Ki to 1Pi,
+	// such as 10Gi. It takes 64Ki for each 64Ki of the volume that clients have
+	// written to; what they trim is given back. Beyond the limit they get ENOSPC,
+	// which a guest's file system takes for a broken disk. The pod asks for as much
+	// ephemeral-storage, unless the resources of the template name that.
+	// +required
+	// +kubebuilder:validation:XIntOrString
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="sizeLimit must be a whole number of bytes from 64Ki to 1Pi"
+	SizeLimit resource.Quantity `json:"sizeLimit,omitzero"`
 }
 
 // VolumeSource is where the bytes of a volume are.
@@ -67,7 +91,7 @@ type VolumeSource struct {
 	PersistentVolumeClaim *ClaimSource `json:"persistentVolumeClaim,omitempty"`
 
 	// Memory is a volume of zeros in the server's memory, whose content ends with
-	// the export.
+	// the export. With CopyOnWrite its content is in the scratch, on disk.
 	// +optional
 	Memory *MemorySource `json:"memory,omitempty"`
 }

@@ -119,8 +119,11 @@ func scriptArg(s v1alpha1.Script) string {
 // volumeArg is how the server is told a volume.
 func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
 	access := "access=read-only"
-	if v.Access == v1alpha1.ReadWrite {
+	switch v.Access {
+	case v1alpha1.ReadWrite:
 		access = "access=read-write"
+	case v1alpha1.CopyOnWrite:
+		access = fmt.Sprintf("access=copy-on-write,scratch=%s,scratch-size=%d", scratchDir, v.Scratch.SizeLimit.Value())
 	}
 	if m := v.Source.Memory; m != nil {
 		return fmt.Sprintf("%s=memory:%d,%s", v.Name, m.Size.Value(), access)

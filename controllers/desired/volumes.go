@@ -29,7 +29,7 @@ func runMount() *corev1ac.VolumeMountApplyConfiguration {
 // volume of the pod even if several of its files are exported: the kubelet waits
 // for ever for a claim that is listed twice.
 //
-// Only the mount is read-only for a ReadOnly volume, not the claim's volume: a
+// Only the mount is read-only unless a volume is ReadWrite, not the claim's volume: a
 // claim that another pod writes would be attached or mounted in a different way,
 // which a ReadWriteOnce volume doesn't allow on one node.
 func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) (
@@ -45,6 +45,10 @@ func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode
 	vols = append(vols, corev1ac.Volume().WithName(configVolume).
 		WithConfigMap(corev1ac.ConfigMapVolumeSource().WithName(ChildName(e.Name))))
 	mounts = append(mounts, corev1ac.VolumeMount().WithName(configVolume).WithMountPath(configDir).WithReadOnly(true))
+	if CopiesOnWrite(e) {
+		vol, mount := scratch()
+		vols, mounts = append(vols, vol), append(mounts, mount)
+	}
 	names := map[string]string{}
 	for _, v := range e.Spec.Volumes {
 		source := v.Source.PersistentVolumeClaim

@@ -23,6 +23,10 @@ volumes:
 - name: scratch
   source: {memory: {size: 1Mi}}
   access: ReadWrite
+- name: copy
+  source: {persistentVolumeClaim: {claimName: golden}}
+  access: CopyOnWrite
+  scratch: {sizeLimit: 10Gi}
 exitWhen:
 - name: vm-gone
   podDeleted: {name: vm}
@@ -64,13 +68,21 @@ func TestAdmission(t *testing.T) {
 		{"source missing", "source: {memory: {size: 1Mi}}", "",
 			[]string{"spec.volumes[1].source: Required value"}},
 		{"unknown access", "access: ReadWrite", "access: WriteOnly",
-			[]string{"spec.volumes[1].access", `"WriteOnly"`, `"ReadOnly", "ReadWrite"`}},
+			[]string{"spec.volumes[1].access", `"WriteOnly"`, `"ReadOnly", "ReadWrite", "CopyOnWrite"`}},
+		{"copy without a scratch", "\n  scratch: {sizeLimit: 10Gi}", "",
+			[]string{"spec.volumes[2].scratch", "access CopyOnWrite, which needs it", "such as scratch: {sizeLimit: 10Gi}"}},
+		{"scratch without a copy", "access: CopyOnWrite", "access: ReadOnly", []string{"spec.volumes[2].scratch", "scratch goes with access CopyOnWrite"}},
+		{"scratch of nothing", "{sizeLimit: 10Gi}", "{}", []string{"spec.volumes[2].scratch.sizeLimit: Required value"}},
+		{"scratch too small", "sizeLimit: 10Gi", "sizeLimit: 65535", []string{"spec.volumes[2].scratch.sizeLimit", "from 64Ki to 1Pi"}},
+		{"scratch too large", "sizeLimit: 10Gi", "sizeLimit: 1025Ti", []string{"spec.volumes[2].scratch.sizeLimit", "from 64Ki to 1Pi"}},
+		{"scratch of a fraction", "sizeLimit: 10Gi", "sizeLimit: \"100000.5\"", []string{"spec.volumes[2].scratch.sizeLimit", "whole number of bytes"}},
+		{"scratch no number", "sizeLimit: 10Gi", "sizeLimit: much", []string{"spec.volumes[2].scratch.sizeLimit"}},
 		{"unknown policy", "timeoutSeconds: 60", "policy: Wait",
 			[]string{"spec.drain.policy", `"Wait"`, `"Refuse", "Disconnect"`}},
 		{"unknown field", "drain: {", "drein: {}\ndrain: {", []string{`unknown field "spec.drein"`}},
-		{"volumes missing", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n", "",
+		{"volumes missing", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n- name: copy\n  source: {persistentVolumeClaim: {claimName: golden}}\n  access: CopyOnWrite\n  scratch: {sizeLimit: 10Gi}\n", "",
 			[]string{"spec.volumes: Required value"}},
-		{"volumes empty", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n", "volumes: []\n",
+		{"volumes empty", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n- name: copy\n  source: {persistentVolumeClaim: {claimName: golden}}\n  access: CopyOnWrite\n  scratch: {sizeLimit: 10Gi}\n", "volumes: []\n",
 			[]string{"spec.volumes", "should have at least 1 items"}},
 		{"volume listed twice", "name: scratch", "name: disk",
 			[]string{"spec.volumes[1]: Duplicate value"}},
