@@ -44,6 +44,12 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.releasePod {
 		errs = append(errs, r.releasePod(ctx, o.pod))
 	}
+	if len(p.makeClaims) > 0 {
+		errs = append(errs, r.makeTemporary(ctx, p))
+	}
+	for _, claim := range p.removeClaims {
+		errs = append(errs, r.removeClaim(ctx, claim))
+	}
 	if p.removeExport {
 		errs = append(errs, r.removeExport(ctx, o.export))
 	}

@@ -29,6 +29,12 @@ type observed struct {
 	// claims are the claims of the export, by name, without those that don't
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
+	// temporary are the claims to which snapshots are restored, by name: all that the
+	// export owns, and while it is served also those of others that have the name
+	// of one.
+	temporary map[string]*corev1.PersistentVolumeClaim
+	// snapshots are those that are yet to be restored, by the volume's name.
+	snapshots map[string]snapshot
 	// users are the pods that use a claim, by the claim's name, without the
 	// export's own.
 	users map[string][]corev1.Pod
@@ -58,6 +64,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.pod, err = find[corev1.Pod](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
 	}
+	if o.temporary, err = r.ownClaims(ctx, e); err != nil {
+		return nil, err
+	}
 	if !e.DeletionTimestamp.IsZero() || isComplete(e) {
 		return o, nil
 	}
@@ -81,6 +90,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		if o.users[claim], err = r.usersOf(ctx, e, claim); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.observeSnapshots(ctx, o); err != nil {
+		return nil, err
 	}
 	if o.others, err = r.othersOf(ctx, e); err != nil {
 		return nil, err

@@ -51,6 +51,9 @@ func notScheduled(o *observed) (finding, bool) {
 			return found(v1alpha1.ReasonClaimPending, "the PersistentVolumeClaim %s isn't bound to a volume: %s", name, brief(c.Message))
 		}
 	}
+	if f, found := temporaryPending(o, c.Message); found {
+		return f, true
+	}
 	return found(v1alpha1.ReasonUnschedulable, "no node takes the pod %s: %s", o.pod.Name, brief(c.Message))
 }
 

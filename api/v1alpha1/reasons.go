@@ -38,7 +38,7 @@ const (
 	ReasonCompleted = "Completed"
 
 	// ReasonNameTaken says that an object of another owner has the name that the
-	// pod or the Service would have.
+	// pod, the Service, the ConfigMap or a temporary claim would have.
 	ReasonNameTaken = "NameTaken"
 	// ReasonClaimNotFound says that a claim doesn't exist.
 	ReasonClaimNotFound = "ClaimNotFound"
@@ -49,8 +49,19 @@ const (
 	// ReasonClaimPending says that a claim isn't bound to a volume, and that the
 	// pod therefore can't be scheduled.
 	ReasonClaimPending = "ClaimPending"
-	// ReasonInvalidVolume says that a volume's description doesn't fit its claim,
-	// another volume of the export, or one of the template.
+	// ReasonSnapshotNotFound says that a VolumeSnapshot doesn't exist.
+	ReasonSnapshotNotFound = "SnapshotNotFound"
+	// ReasonSnapshotNotReady says that a VolumeSnapshot is being taken.
+	ReasonSnapshotNotReady = "SnapshotNotReady"
+	// ReasonSnapshotFailed says that a VolumeSnapshot isn't ready and has an error.
+	ReasonSnapshotFailed = "SnapshotFailed"
+	// ReasonSnapshotDeleting says that a VolumeSnapshot is being deleted.
+	ReasonSnapshotDeleting = "SnapshotDeleting"
+	// ReasonSnapshotsUnsupported says that the cluster has no VolumeSnapshots, or that
+	// the operator may not get them.
+	ReasonSnapshotsUnsupported = "SnapshotsUnsupported"
+	// ReasonInvalidVolume says that a volume's description doesn't fit its claim or
+	// snapshot, another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
 	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
 	// with a selector that is none, or on an object that the operator may not get.

@@ -35,6 +35,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || self.access != 'ReadWrite'",message="a volume with format Qcow2 can't be ReadWrite: the image is only read; make access ReadOnly or CopyOnWrite",fieldPath=".access"
 // +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || !has(self.source.memory)",message="memory has no format: leave format out",fieldPath=".format"
 // +kubebuilder:validation:XValidation:rule="has(self.scratch) == (self.access == 'CopyOnWrite')",message="scratch goes with access CopyOnWrite, which needs it: say how much clients may change, such as scratch: {sizeLimit: 10Gi}",fieldPath=".scratch"
+// +kubebuilder:validation:XValidation:rule="!has(self.source.volumeSnapshot) || self.access != 'ReadWrite'",message="a volumeSnapshot can't be ReadWrite: what is written would be lost with the temporary claim; leave access out, or restore the snapshot to a claim of your own and export that one",fieldPath=".access"
 type Volume struct {
 	// Name is the NBD export name: 1 to 63 characters, lower-case letters, digits
 	// and dashes, with a letter or digit at both ends.
@@ -84,11 +85,16 @@ type Scratch struct {
 
 // VolumeSource is where the bytes of a volume are.
 //
-// +kubebuilder:validation:ExactlyOneOf=persistentVolumeClaim;memory
+// +kubebuilder:validation:ExactlyOneOf=persistentVolumeClaim;volumeSnapshot;memory
 type VolumeSource struct {
 	// PersistentVolumeClaim is a claim in the namespace of the export.
 	// +optional
 	PersistentVolumeClaim *ClaimSource `json:"persistentVolumeClaim,omitempty"`
+
+	// VolumeSnapshot is a snapshot in the namespace of the export. It is restored to
+	// a temporary claim, which is deleted when the export has ended.
+	// +optional
+	VolumeSnapshot *SnapshotSource `json:"volumeSnapshot,omitempty"`
 
 	// Memory is a volume of zeros in the server's memory, whose content ends with
 	// the export. With CopyOnWrite its content is in the scratch, on disk.
@@ -96,7 +102,7 @@ type VolumeSource struct {
 	Memory *MemorySource `json:"memory,omitempty"`
 }
 
-// DefaultPath is the file that is offered of a Filesystem claim when its path
+// DefaultPath is the file that is offered of a Filesystem volume when its path
 // isn't set.
 const DefaultPath = "disk.img"
 
@@ -109,23 +115,58 @@ type ClaimSource struct {
 	// +kubebuilder:validation:MaxLength=253
 	ClaimName string `json:"claimName,omitempty"`
 
-	// Path is the file that is offered, relative to the root of a Filesystem claim:
-	// 1 to 1024 characters without commas or colons, and without empty, "." and ".."
-	// parts. A symbolic link out of the claim isn't followed. Without it the file is disk.img. A Block claim has no path.
+	// Path is the file that is offered of a Filesystem claim. Without it the file is
+	// disk.img. A Block claim has no path.
 	// +optional
-	// +kubebuilder:validation:MinLength=1
-	// +kubebuilder:validation:MaxLength=1024
-	// +kubebuilder:validation:XValidation:rule="!('/' + self + '/').matches('/[.]{0,2}/')",message="path must be relative to the root of the claim and have no empty, \".\" or \"..\" part: write it as images/disk.img"
-	// +kubebuilder:validation:XValidation:rule="!self.contains(',') && !self.contains(':')",message="path must not contain a comma or a colon"
-	Path string `json:"path,omitempty"`
+	Path FilePath `json:"path,omitempty"`
 }
 
 // File is Path, or what holds in its place when it isn't set.
-func (c ClaimSource) File() string {
-	if c.Path == "" {
+func (c ClaimSource) File() string { return c.Path.orDefault() }
+
+// SnapshotSource is a VolumeSnapshot (snapshot.storage.k8s.io/v1): the device of
+// a Block volume, or a file of a Filesystem volume, as it was when the snapshot
+// was taken.
+type SnapshotSource struct {
+	// Name of the VolumeSnapshot: 1 to 253 characters.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	Name string `json:"name,omitempty"`
+
+	// StorageClassName is the class of the temporary claim, which has to be one of
+	// the CSI driver that took the snapshot: 1 to 253 characters. Without it, it is
+	// the class of the claim that the snapshot was taken of, or the cluster's
+	// default if that claim doesn't exist any more.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	StorageClassName string `json:"storageClassName,omitempty"`
+
+	// Path is the file that is offered of a Filesystem volume. Without it the file
+	// is disk.img. A Block volume has no path.
+	// +optional
+	Path FilePath `json:"path,omitempty"`
+}
+
+// File is Path, or what holds in its place when it isn't set.
+func (s SnapshotSource) File() string { return s.Path.orDefault() }
+
+// FilePath is a file relative to the root of a volume: 1 to 1024 characters
+// without commas or colons, and without empty, "." and ".." parts. A symbolic link
+// out of the volume isn't followed.
+//
+// +kubebuilder:validation:MinLength=1
+// +kubebuilder:validation:MaxLength=1024
+// +kubebuilder:validation:XValidation:rule="!('/' + self + '/').matches('/[.]{0,2}/')",message="path must be relative to the root of the claim and have no empty, \".\" or \"..\" part: write it as images/disk.img"
+// +kubebuilder:validation:XValidation:rule="!self.contains(',') && !self.contains(':')",message="path must not contain a comma or a colon"
+type FilePath string
+
+func (p FilePath) orDefault() string {
+	if p == "" {
 		return DefaultPath
 	}
-	return c.Path
+	return string(p)
 }
 
 // MemorySource is a volume of zeros in the server's memory.

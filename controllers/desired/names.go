@@ -25,6 +25,13 @@ func ChildName(export string) string {
 	return safe("nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
 }
 
+// TemporaryClaimName is the name of the claim to which the snapshot of a volume is
+// restored. It always ends in a hash: the export "a-b" with the volume "c" isn't
+// "a" with "b-c".
+func TemporaryClaimName(export, volume string) string {
+	return hashed("nbd-"+strings.ReplaceAll(export, ".", "-")+"-"+volume, export+"/"+volume)
+}
+
 // LabelValue is the value of v1alpha1.LabelExport for an export.
 func LabelValue(export string) string {
 	return safe(export, export)
@@ -36,6 +43,11 @@ func safe(name, original string) string {
 	if name == original && len(name) <= maxName {
 		return name
 	}
+	return hashed(name, original)
+}
+
+// hashed cuts a name to maxName characters with a hash of the original at its end.
+func hashed(name, original string) string {
 	sum := sha256.Sum256([]byte(original))
 	hash := hex.EncodeToString(sum[:4])
 	if limit := maxName - len(hash) - 1; len(name) > limit {

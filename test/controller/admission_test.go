@@ -62,9 +62,9 @@ func TestAdmission(t *testing.T) {
 		want           []string
 	}{
 		{"two sources", "memory: {size: 1Mi}", "memory: {size: 1Mi}, persistentVolumeClaim: {claimName: x}",
-			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim memory] must be set"}},
+			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim volumeSnapshot memory] must be set"}},
 		{"no source", "{memory: {size: 1Mi}}", "{}",
-			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim memory] must be set"}},
+			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim volumeSnapshot memory] must be set"}},
 		{"source missing", "source: {memory: {size: 1Mi}}", "",
 			[]string{"spec.volumes[1].source: Required value"}},
 		{"unknown access", "access: ReadWrite", "access: WriteOnly",
