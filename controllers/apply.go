@@ -182,5 +182,8 @@ func (r *Reconciler) releasePod(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	err := r.Patch(ctx, changed, client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{}))
+	if err == nil {
+		r.Metrics.drained(pod)
+	}
 	return client.IgnoreNotFound(err)
 }

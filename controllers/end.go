@@ -111,12 +111,12 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 	exit.BytesRead, exit.BytesWritten = count(r.BytesRead), count(r.BytesWritten)
 	met := fmt.Sprintf("the exit condition %s (%s) was met", exit.Condition, exit.Reason)
 	var say []verdict
-	switch {
-	case clean:
+	switch outcome(r) {
+	case v1alpha1.ReasonDrained:
 		say = ended(false, v1alpha1.ReasonDrained, met+": the server has drained and ended, nothing was cut short")
-	case r.ExitCode == report.ExitFlushFailed:
+	case v1alpha1.ReasonFlushFailed:
 		say = ended(true, v1alpha1.ReasonFlushFailed, met+": what clients have written may not be on stable storage: "+brief(r.Error))
-	case r.ExitCode == report.ExitClientsCut:
+	case v1alpha1.ReasonClientsCutOff:
 		say = ended(true, v1alpha1.ReasonClientsCutOff, fmt.Sprintf("%s: %d clients were still connected at the drain's timeout and were cut off", met, r.ClientsCut))
 	default:
 		say = ended(true, v1alpha1.ReasonServerFailed, fmt.Sprintf("%s: the server ended with exit code %d: %s", met, r.ExitCode, brief(r.Error)))
@@ -125,10 +125,9 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 }
 
 // finishUnreported writes down the end of an export whose server left no
-// report. An exit code of its own says that it was killed; one that the kubelet
-// made up, and none at all, say nothing.
+// report.
 func finishUnreported(o *observed, exit v1alpha1.ExitStatus, t *corev1.ContainerStateTerminated) plan {
-	if t == nil || t.ExitCode == 0 || t.Reason == statusUnknown {
+	if unreported(t) == v1alpha1.ReasonReportLost {
 		return reportLost(o, exit)
 	}
 	at, clean := t.FinishedAt, false
@@ -163,12 +162,7 @@ func neverCame(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod, t *corev1
 }
 
 // everReady tells whether an export has been ready, maybe with an earlier pod.
-// Complete is said from the first time on that anything is, and false until the
-// end; so is Ready, unless it was true in between.
-func everReady(e *v1alpha1.NBDExport) bool {
-	ready, complete := conditionOf(e.Status, v1alpha1.ConditionReady), conditionOf(e.Status, v1alpha1.ConditionComplete)
-	return ready.Status == metav1.ConditionTrue || ready.LastTransitionTime.Sub(complete.LastTransitionTime.Time) > time.Second
-}
+func everReady(e *v1alpha1.NBDExport) bool { return e.Status.FirstReadyAt != nil }
 
 // nothingServed writes down the end of an export that no client has used.
 func nothingServed(exit v1alpha1.ExitStatus, at time.Time, why string) plan {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // observed is what a decision is made from.
@@ -47,7 +48,10 @@ type observed struct {
 	selected map[string][]corev1.Pod
 	// objects are those of objectConditions, by the name of the exit condition.
 	objects map[string]looked
-	now     time.Time
+	// answer is what the server said of itself, as listen returns it.
+	answer      *serverstatus.Answer
+	answerKnown bool
+	now         time.Time
 }
 
 // observe reads what the decision about an export needs.

@@ -38,6 +38,10 @@ type plan struct {
 	exit *v1alpha1.ExitStatus
 	// say are the conditions to be set; those not named stay as they are.
 	say []verdict
+	// heard says that connections is the truth, nil for a number that nobody knows;
+	// else it stays as it is in the status.
+	heard       bool
+	connections *int32
 	// served says that the Service exists or is about to: its name and the URIs
 	// may be told.
 	served bool

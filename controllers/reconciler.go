@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports,verbs=get;list;watch;patch;delete
@@ -38,9 +40,16 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Image is the image of the server.
 	Image string
+	// Servers asks the servers of exports how they are doing. SetupWithManager
+	// starts it.
+	Servers *serverstatus.Watcher
+	// Metrics count what happens to exports.
+	Metrics *Metrics
 	// Clock is what deadlines and other times are compared with.
 	Clock clock.PassiveClock
 
+	// told has the Events of the last hour; SetupWithManager makes it.
+	told *cache.LRUExpireCache
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
 }
@@ -54,6 +63,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var e v1alpha1.NBDExport
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
+		r.Servers.Forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
 	if err != nil {
@@ -63,7 +73,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	o.answer, o.answerKnown = r.listen(o)
 	p := decide(o)
+	p.hear(o)
 	err = r.apply(ctx, o, &p)
 	if p.releaseExport {
 		err = errors.Join(err, r.releaseExport(ctx, &e))

@@ -26,7 +26,8 @@ func (r *Reconciler) writeStatus(ctx context.Context, e *v1alpha1.NBDExport, p p
 	if err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	for _, n := range news(base.Status, e.Status) {
+	r.Metrics.count(e, base.Status)
+	for _, n := range r.untold(e, news(base.Status, e.Status)) {
 		r.Recorder.Eventf(e, nil, n.kind, n.reason, n.action, "%s", n.note)
 	}
 	return nil
@@ -54,6 +55,9 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 	if p.watched != nil {
 		s.WatchedPods = p.watched
 	}
+	if p.heard {
+		s.Connections = p.connections
+	}
 	if p.served {
 		s.ServiceName = desired.ChildName(e.Name)
 		s.URI = desired.URI(e, e.Spec.Volumes[0].Name)
@@ -77,6 +81,9 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 			Message:            v.message,
 			ObservedGeneration: e.Generation,
 		})
+	}
+	if c := conditionOf(s, v1alpha1.ConditionReady); c.Status == metav1.ConditionTrue && s.FirstReadyAt == nil {
+		s.FirstReadyAt = &c.LastTransitionTime
 	}
 	s.ObservedGeneration = e.Generation
 	return s

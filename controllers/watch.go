@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -31,7 +33,7 @@ const (
 )
 
 // SetupWithManager makes a manager run the reconciler whenever something happens
-// that concerns an export. Nothing is polled.
+// that concerns an export, and ask its servers how they are doing.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opts controller.Options) error {
 	index := mgr.GetFieldIndexer()
 	for _, i := range []struct {
@@ -52,6 +54,10 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 			return err
 		}
 	}
+	if err := mgr.Add(r.Servers); err != nil {
+		return err
+	}
+	r.told = cache.NewLRUExpireCacheWithClock(maxTold, r.Clock)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nbdexport").
 		For(&v1alpha1.NBDExport{}).
@@ -63,6 +69,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfClaim)).
+		WatchesRawSource(source.Channel(r.Servers.Changes(), &handler.EnqueueRequestForObject{})).
 		WithOptions(opts).
 		Complete(r)
 }

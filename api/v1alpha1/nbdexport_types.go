@@ -14,6 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="Whether clients can connect now"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="Why it is ready or isn't"
 // +kubebuilder:printcolumn:name="URI",type=string,JSONPath=`.status.uri`,description="Where the first volume is offered"
+// +kubebuilder:printcolumn:name="Clients",type=integer,JSONPath=`.status.connections`,description="How many connections of clients are open"
 // +kubebuilder:printcolumn:name="Exit",type=string,JSONPath=`.status.exit.condition`,description="The condition that ended the export"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Clean",type=boolean,JSONPath=`.status.exit.clean`,priority=1,description="Whether nothing was cut short at the end"

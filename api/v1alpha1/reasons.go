@@ -13,6 +13,10 @@ const (
 	// ConditionFailed is true when the export is complete, but its end wasn't
 	// clean.
 	ConditionFailed = "Failed"
+	// ConditionDegraded is true while clients can connect, but not all that they do
+	// can succeed. It isn't there before that has happened, and at the end of the
+	// export it stays as it was.
+	ConditionDegraded = "Degraded"
 )
 
 // Reasons of the condition Ready. Those that can't be on the way to ready
@@ -111,6 +115,16 @@ const (
 	// ReasonScratchLost says that the server of a CopyOnWrite volume ended without an
 	// exit condition, and with it what clients have changed.
 	ReasonScratchLost = "ScratchLost"
+)
+
+// Reasons of the condition Degraded.
+const (
+	// ReasonScratchFull says that the scratch of a CopyOnWrite volume has no room
+	// left: what clients write there fails with ENOSPC.
+	ReasonScratchFull = "ScratchFull"
+	// ReasonScratchFreed is the reason of Degraded=False: every scratch has room
+	// again.
+	ReasonScratchFreed = "ScratchFreed"
 )
 
 // Reasons in status.exit, one for each kind of exit condition.

@@ -12,8 +12,9 @@ type NBDExportStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// Conditions are Ready (clients can connect now), Progressing (a change is
-	// under way), Complete (an exit condition was met and the server has ended)
-	// and Failed (the end wasn't clean).
+	// under way), Complete (an exit condition was met and the server has ended),
+	// Failed (the end wasn't clean) and, once that has happened, Degraded (clients
+	// can connect, but not all that they do succeeds).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -39,6 +40,17 @@ type NBDExportStatus struct {
 	// ServiceName is the Service by which clients reach the pod.
 	// +optional
 	ServiceName string `json:"serviceName,omitempty"`
+
+	// Connections are the connections of clients that are open, those that are still
+	// negotiating among them: 0 or more, as the server said within the last half a
+	// minute or so. It is absent when no server runs, and when the operator can't reach it.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Connections *int32 `json:"connections,omitempty"`
+
+	// FirstReadyAt is when clients could connect for the first time.
+	// +optional
+	FirstReadyAt *metav1.Time `json:"firstReadyAt,omitempty"`
 
 	// WatchedPods are the pods of the podDeleted conditions as they were first
 	// seen, before anything was served. Another pod of the same name isn't the one

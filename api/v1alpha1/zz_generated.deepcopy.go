@@ -383,6 +383,15 @@ func (in *NBDExportStatus) DeepCopyInto(out *NBDExportStatus) {
 		*out = make([]VolumeStatus, len(*in))
 		copy(*out, *in)
 	}
+	if in.Connections != nil {
+		in, out := &in.Connections, &out.Connections
+		*out = new(int32)
+		**out = **in
+	}
+	if in.FirstReadyAt != nil {
+		in, out := &in.FirstReadyAt, &out.FirstReadyAt
+		*out = (*in).DeepCopy()
+	}
 	if in.WatchedPods != nil {
 		in, out := &in.WatchedPods, &out.WatchedPods
 		*out = make([]WatchedPod, len(*in))
