@@ -21,11 +21,12 @@ func onCopy() *observed {
 	return o
 }
 
-// wasServing has an export on record as ready for an hour before noon.
+// wasServing has an export on record as ready since a minute before noon.
 func wasServing(o *observed) {
+	since := metav1.NewTime(noon.Add(-time.Minute))
+	o.export.Status.FirstReadyAt = &since
 	o.export.Status.Conditions = []metav1.Condition{
-		{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionFalse, LastTransitionTime: o.export.CreationTimestamp},
-		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: metav1.NewTime(noon.Add(-time.Minute))}}
+		{Type: v1alpha1.ConditionReady, Status: metav1.ConditionTrue, LastTransitionTime: since}}
 }
 
 // neverReady gives a pod the conditions of one that never was ready.
