@@ -38,6 +38,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.releasePod {
 		errs = append(errs, r.releasePod(ctx, o.pod))
 	}
+	if p.stampPod {
+		errs = append(errs, r.stampPod(ctx, o.export, o.pod))
+	}
 	if p.removeExport {
 		errs = append(errs, r.removeExport(ctx, o.export))
 	}

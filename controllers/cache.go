@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -36,8 +38,9 @@ func trimPod(in any) (any, error) {
 		return in, nil
 	}
 	pod.ManagedFields = nil
-	name, named := pod.Annotations[v1alpha1.AnnotationExport]
-	pod.Annotations = nil
+	maps.DeleteFunc(pod.Annotations, func(key, _ string) bool {
+		return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationSpec
+	})
 	spec := corev1.PodSpec{
 		NodeName:                      pod.Spec.NodeName,
 		Tolerations:                   pod.Spec.Tolerations,
@@ -53,10 +56,8 @@ func trimPod(in any) (any, error) {
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
 		spec.Affinity = pod.Spec.Affinity
-		if named {
-			pod.Annotations = map[string]string{v1alpha1.AnnotationExport: name}
-		}
 	} else {
+		pod.Annotations = nil
 		pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	}
 	pod.Spec = spec

@@ -47,10 +47,12 @@ func TestTrimPod(t *testing.T) {
 	ours := fullPod()
 	ours.Labels[v1alpha1.LabelExport] = "e"
 	ours.Annotations[v1alpha1.AnnotationExport] = "e"
+	ours.Annotations[v1alpha1.AnnotationSpec] = "generation=1"
 	if _, err := trimPod(ours); err != nil {
 		t.Fatal(err)
 	}
-	if len(ours.Status.ContainerStatuses) != 1 || len(ours.Spec.Containers) != 0 || len(ours.Annotations) != 1 || ours.Annotations[v1alpha1.AnnotationExport] != "e" {
+	if len(ours.Status.ContainerStatuses) != 1 || len(ours.Spec.Containers) != 0 || len(ours.Annotations) != 2 ||
+		ours.Annotations[v1alpha1.AnnotationSpec] != "generation=1" || ours.Annotations[v1alpha1.AnnotationExport] != "e" {
 		t.Errorf("a pod of ours: %+v", ours)
 	}
 }

@@ -38,7 +38,9 @@ type observed struct {
 	selected map[string][]corev1.Pod
 	// objects are those of objectConditions, by the name of the exit condition.
 	objects map[string]looked
-	now     time.Time
+	// node is that of the pod.
+	node node
+	now  time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -53,6 +55,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	name := desired.ChildName(e.Name)
 	var err error
 	if o.pod, err = find[corev1.Pod](ctx, r, e.Namespace, name); err != nil {
+		return nil, err
+	}
+	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
 		return nil, err
 	}
 	if !e.DeletionTimestamp.IsZero() || isComplete(e) {

@@ -15,6 +15,8 @@ type plan struct {
 	applyConfigMap bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
+	// stampPod writes onto the pod that it serves the spec as it is.
+	stampPod bool
 	// removeExport deletes the export.
 	removeExport bool
 	// releaseExport takes the finalizer off the export.

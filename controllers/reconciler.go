@@ -24,6 +24,7 @@ import (
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler brings the pods, Services and ConfigMaps of exports to where their
@@ -42,6 +43,8 @@ type Reconciler struct {
 
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
+	// refusals keep the status from being written again and again.
+	refusals refusals
 }
 
 // conflictDelay is when an export is looked at again that had changed between
@@ -53,6 +56,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var e v1alpha1.NBDExport
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
+		r.refusals.forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
 	if err != nil {
@@ -89,7 +93,12 @@ func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.
 	if !orphan && (ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod)) {
 		return ctrl.Result{}, nil
 	}
-	over, again := podOver(&pod, r.Clock.Now())
+	o := &observed{pod: &pod, now: r.Clock.Now()}
+	var err error
+	if o.node, err = r.nodeOf(ctx, &pod, o.now); err != nil {
+		return ctrl.Result{}, err
+	}
+	over, again := o.over(&pod)
 	switch {
 	case over:
 		return ctrl.Result{}, r.releasePod(ctx, &pod)

@@ -13,6 +13,9 @@ const (
 	// AnnotationExport is the annotation on pods with the full name of the export,
 	// which the label may not have.
 	AnnotationExport = "nbdexport.io/export-name"
+	// AnnotationSpec is the annotation on pods with the generation of the spec that
+	// the pod serves, and a digest of each field of it that made the pod.
+	AnnotationSpec = "nbdexport.io/spec"
 	// FieldOwner is the operator's name in the managed fields of what it applies.
 	FieldOwner = "nbdexport"
 )

@@ -80,6 +80,7 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 		WithAnnotations(map[string]string{
 			"kubectl.kubernetes.io/default-container": ServerContainer,
 			v1alpha1.AnnotationExport:                 e.Name,
+			v1alpha1.AnnotationSpec:                   Stamp(e),
 		}).
 		WithFinalizers(v1alpha1.FinalizerReport).
 		WithOwnerReferences(owner(e)).
