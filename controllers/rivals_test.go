@@ -44,6 +44,9 @@ func TestUsedByAnotherExport(t *testing.T) {
 		}},
 		{name: "theirs is gone, its pod runs", mine: ro, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.OwnerReferences[0].UID = "0" }, want: true},
 		{name: "theirs is complete, and a pod runs", mine: rw, theirs: ro, made: after, pod: func(*corev1.Pod) {}, change: complete, want: true},
+		{name: "theirs only reads by now, its pod is of the spec before", mine: ro, theirs: ro, made: after, pod: func(p *corev1.Pod) {
+			p.Annotations = map[string]string{v1alpha1.AnnotationSpec: "generation=1,volumes=00000000"}
+		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation = 2 }, want: true},
 		{name: "somebody else's pod", mine: rw, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.Labels = nil }},
 
 		{name: "older, no pod yet", mine: ro, theirs: rw, made: before, want: true},
