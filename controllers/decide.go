@@ -219,13 +219,13 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		p.say = append(p.say, toldToEnd(o, pod)...)
 		return p
 	}
-	p.stampPod = desired.Stale(o.export, pod.Annotations[v1alpha1.AnnotationSpec])
 	if pod.Spec.NodeName == "" && pinnedTo(pod) != o.follow().Node {
 		// It runs nowhere yet, and waits for a node that isn't the right one any more.
 		p.pod = podRemove
 		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing, "the claims are in use on another node than before: the pod follows")...)
 		return p
 	}
+	p.stampPod = desired.Stale(o.export, pod.Annotations[v1alpha1.AnnotationSpec])
 	f, _ := firstOf(podChecks, o)
 	if f.reason == v1alpha1.ReasonServing {
 		p.say = append(p.say, ready(f.message)...)
@@ -274,26 +274,6 @@ func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
 		return p
 	}
 	p.pod = podRemove
-	return p
-}
-
-// replaceOrphan ends a pod that was made for an export of this name and has lost its
-// owner. Which export it served, this one or an earlier one, nobody can tell: it isn't
-// taken over, and its report isn't this export's.
-func replaceOrphan(o *observed, p plan) plan {
-	over, again := o.over(o.pod)
-	switch {
-	case o.pod.DeletionTimestamp.IsZero():
-		p.pod = podRemove
-	case over:
-		p.releasePod = true
-	}
-	p.again = again
-	p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-		fmt.Sprintf("the pod %s has lost its owner, as after a deletion with --cascade=orphan: it drains, and a new one follows when it has ended", o.pod.Name))...)
-	if f, found := unheard(o); found && !over {
-		p.say = append(p.say, blocked(f)...)
-	}
 	return p
 }
 

@@ -116,10 +116,10 @@ func (o *observed) over(pod *corev1.Pod) (over bool, again time.Duration) {
 // unheard finds a pod that isn't over, as far as anybody knows, and won't be by
 // itself. As long as its server may write, nothing may take its place.
 func unheard(o *observed) (finding, bool) {
-	name := ""
-	if o.pod != nil {
-		name = o.pod.Spec.NodeName
+	if o.node.state == nodeUnasked {
+		return finding{}, false
 	}
+	name := o.pod.Spec.NodeName
 	const off = "if it is certain that it is powered off, delete the Node, taint it with node.kubernetes.io/out-of-service, or delete the pod by force"
 	switch {
 	case o.node.state == nodeUnreachable && o.pod.DeletionTimestamp.IsZero():

@@ -68,6 +68,11 @@ func TestUpdate(t *testing.T) {
 			runs(withPod(o))
 			edit(o, func(s *v1alpha1.NBDExportSpec) { s.Limits.Connections = 7 })
 		}, stampPod: true, ready: "True Serving"},
+		{name: "no new pod needed, but it waits for the wrong node", scene: func(o *observed) {
+			withPod(o).Spec.NodeName = ""
+			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")}
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.Limits.Connections = 7 })
+		}, pod: podRemove, ready: "False Replacing"},
 		{name: "made by another operator", scene: func(o *observed) {
 			runs(withPod(o))
 			o.pod.Annotations[v1alpha1.AnnotationSpec] = "generation=1,drain=00000000"
