@@ -42,7 +42,7 @@ var passing = map[string]bool{
 }
 
 // nameChecks are made first: nothing is touched that belongs to somebody else.
-var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken}
+var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken, secretNameTaken, authorityNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{

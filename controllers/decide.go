@@ -164,11 +164,17 @@ func decideService(o *observed) plan {
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
 	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
 	p.served = true
+	p.certificates(o)
 
 	p.watched = unrecorded(o)
 	if pod == nil {
 		if f, found := firstOf(claimChecks, o); found {
 			p.say = append(p.say, blocked(f)...)
+			return p
+		}
+		if f, found := firstOf(tlsChecks, o); found {
+			p.say = append(p.say, blocked(f)...)
+			p.lookAgainIn(secretDelay)
 			return p
 		}
 		if p.watched != nil {
@@ -180,7 +186,9 @@ func decideService(o *observed) plan {
 		p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")...)
 		return p
 	}
-	p.again = again
+	if again > 0 {
+		p.lookAgainIn(again)
+	}
 	return judgePod(o, pod, p)
 }
 

@@ -38,7 +38,9 @@ type observed struct {
 	selected map[string][]corev1.Pod
 	// objects are those of objectConditions, by the name of the exit condition.
 	objects map[string]looked
-	now     time.Time
+	// trust is what there is for TLS.
+	trust trust
+	now   time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -62,6 +64,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return nil, err
 	}
 	if o.configMap, err = find[corev1.ConfigMap](ctx, r, e.Namespace, name); err != nil {
+		return nil, err
+	}
+	if o.trust, err = r.trust(ctx, o); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {

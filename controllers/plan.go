@@ -13,6 +13,8 @@ type plan struct {
 	applyService bool
 	// applyConfigMap says the same of the ConfigMap.
 	applyConfigMap bool
+	// certify says that certificates are missing, or due to be renewed.
+	certify bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
 	// removeExport deletes the export.

@@ -22,11 +22,12 @@ import (
 // +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Reconciler brings the pods, Services and ConfigMaps of exports to where their
+// Reconciler brings the pods, Services, ConfigMaps and Secrets of exports to where their
 // specs and exit conditions want them. All exported fields have to be set.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.

@@ -45,6 +45,10 @@ func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode
 	vols = append(vols, corev1ac.Volume().WithName(configVolume).
 		WithConfigMap(corev1ac.ConfigMapVolumeSource().WithName(ChildName(e.Name))))
 	mounts = append(mounts, corev1ac.VolumeMount().WithName(configVolume).WithMountPath(configDir).WithReadOnly(true))
+	if e.Spec.TLS.Enabled() {
+		vols = append(vols, tlsVolume(e))
+		mounts = append(mounts, corev1ac.VolumeMount().WithName(tlsVolumeName).WithMountPath(tlsDir).WithReadOnly(true))
+	}
 	names := map[string]string{}
 	for _, v := range e.Spec.Volumes {
 		source := v.Source.PersistentVolumeClaim
