@@ -86,11 +86,10 @@ func (p *plan) certificates(o *observed) {
 	if !o.export.Spec.TLS.Issued() || t.trouble != "" {
 		return
 	}
-	if t.authority == nil || !o.now.Before(t.authority.Due()) || t.server == nil || t.client == nil {
+	if t.authority == nil || t.server == nil || t.client == nil {
 		p.certify = true
 		return
 	}
-	p.lookAgainIn(t.authority.Due().Sub(o.now))
 	for _, c := range []struct {
 		credential desired.Credential
 		secret     *corev1.Secret

@@ -97,8 +97,8 @@ func (c Credential) Issue(a *authority.Authority, now time.Time) (*corev1.Secret
 	return s, nil
 }
 
-// RenewAt is when a Secret has to be issued anew: the zero time if it isn't as it
-// has to be.
+// RenewAt is when a Secret has to be issued anew, or looked at because the authority
+// is another one then: the zero time if it isn't as it has to be.
 func (c Credential) RenewAt(s *corev1.Secret, a *authority.Authority, now time.Time) time.Time {
 	keys := 1
 	if c.profile != nil {
@@ -107,10 +107,13 @@ func (c Credential) RenewAt(s *corev1.Secret, a *authority.Authority, now time.T
 	if len(s.Data) != keys || !bytes.Equal(s.Data[bundleKey], a.Bundle()) || !hasLabels(s, c.labels()) {
 		return time.Time{}
 	}
-	if c.profile == nil {
-		return a.Due()
+	due := a.Due()
+	if c.profile != nil {
+		if leaf := a.RenewAt(*c.profile, s.Data[certKey(c.Role)], s.Data[keyKey(c.Role)], now); leaf.Before(due) {
+			return leaf
+		}
 	}
-	return a.RenewAt(*c.profile, s.Data[certKey(c.Role)], s.Data[keyKey(c.Role)], now)
+	return due
 }
 
 func (c Credential) labels() map[string]string {

@@ -16,6 +16,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	eventsv1 "k8s.io/api/events/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
@@ -396,4 +397,52 @@ func (s *spy) requests() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.seen)
+}
+
+// TestTLSSecretRefused makes no pod as long as a quota refuses the Secrets that it
+// needs.
+func TestTLSSecretRefused(t *testing.T) {
+	w := newWorld(t)
+	none := corev1.ResourceList{"count/secrets": resource.MustParse("0")}
+	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "no-secrets"}, Spec: corev1.ResourceQuotaSpec{Hard: none}}
+	w.must(quota)
+	quota.Status = corev1.ResourceQuotaStatus{Hard: none, Used: none} // there is no controller here to write it
+	if err := kube.Status().Update(context.Background(), quota); err != nil {
+		t.Fatal(err)
+	}
+	w.export("e", secured)
+	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonPodRejected)
+	says(t, message(e, v1alpha1.ConditionReady), "the API server refuses a Secret", "nbdexport-ca", "exceeded quota")
+	w.noPod()
+	w.remove(quota)
+	eventually(t, "the pod should be made", func() string {
+		wake(w, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}}, fmt.Sprint(time.Now().UnixNano()))
+		if w.absent(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}}) {
+			return message(w.read("e"), v1alpha1.ConditionReady)
+		}
+		return ""
+	})
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonStarting)
+}
+
+// TestTLSAtOnce makes many exports at once in a namespace that has no authority yet:
+// they get one.
+func TestTLSAtOnce(t *testing.T) {
+	w := &world{T: t, ns: namespace(t), parallel: 4}
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	const many = 8
+	for i := range many {
+		w.export(fmt.Sprint("e", i), secured)
+	}
+	ca := w.secret("nbdexport-ca", nil)
+	for i := range many {
+		w.pod(fmt.Sprint("nbd-e", i), nil)
+		for _, who := range []string{"server", "client"} {
+			s := w.secret(fmt.Sprintf("nbd-e%d-%s", i, who), nil)
+			usage := map[string]x509.ExtKeyUsage{"server": x509.ExtKeyUsageServerAuth, "client": x509.ExtKeyUsageClientAuth}[who]
+			trusts(t, ca, leaf(t, s, who), "", usage, time.Now())
+		}
+	}
+	untouched(t, ca, &corev1.Secret{})
 }
