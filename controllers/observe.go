@@ -53,7 +53,9 @@ type observed struct {
 	answerKnown bool
 	// node is that of the pod.
 	node node
-	now  time.Time
+	// trust is what there is for TLS.
+	trust trust
+	now   time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -86,6 +88,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return nil, err
 	}
 	if o.networkPolicy, err = r.networkPolicyOf(ctx, e); err != nil {
+		return nil, err
+	}
+	if o.trust, err = r.trust(ctx, o); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {
