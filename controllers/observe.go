@@ -31,7 +31,7 @@ type observed struct {
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
 	// temporary are the claims to which snapshots are restored, by name: all that the
-	// export owns, and while it is served also those of others that have the name
+	// export owns, and until it has to end also those of others that have the name
 	// of one.
 	temporary map[string]*corev1.PersistentVolumeClaim
 	// snapshots are those that are yet to be restored, by the volume's name.
@@ -105,9 +105,6 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 			return nil, err
 		}
 	}
-	if err := r.observeSnapshots(ctx, o); err != nil {
-		return nil, err
-	}
 	if o.others, err = r.othersOf(ctx, e); err != nil {
 		return nil, err
 	}
@@ -121,6 +118,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		}
 	}
 	if e.Status.Exit == nil {
+		if err := r.observeSnapshots(ctx, o); err != nil {
+			return nil, err
+		}
 		o.objects = r.objectsOf(ctx, e)
 		o.selected, err = r.selectedPods(ctx, e)
 	}
