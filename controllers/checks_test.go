@@ -57,7 +57,11 @@ func TestChecksBeforePod(t *testing.T) {
 		{"file twice, once to write", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "./disk.img"}}
 			o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite
-		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "not both ReadOnly"}},
+		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "one of them is ReadWrite"}},
+		{"file twice, once to copy", func(o *observed) {
+			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
+			o.export.Spec.Volumes[1].Access = v1alpha1.CopyOnWrite
+		}, "", nil},
 		{"two files of a claim to write", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "b.img"}}
 			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite, v1alpha1.ReadWrite

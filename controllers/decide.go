@@ -36,9 +36,13 @@ func decide(o *observed) plan {
 	if exit, met := deadlineOver(o); met {
 		return decideDrain(o, exit)
 	}
+	if p, lost := scratchLost(o); lost {
+		return p
+	}
 	p := decideService(o)
 	p.untilDeadline(o)
 	p.untilNextLook(o)
+	p.untilSnapshot(o)
 	return p
 }
 
@@ -47,14 +51,14 @@ func decideDeletion(o *observed) plan {
 	p := plan{say: underWay(v1alpha1.ReasonDeleting, "the export is being deleted: it goes when its pod has drained and ended")}
 	pod := o.podToEnd()
 	if pod == nil {
-		return plan{releaseExport: true}
+		return plan{releaseExport: true, removeClaims: o.unneeded(nil)}
 	}
 	over, again := podOver(pod, o.now)
 	switch {
 	case over && held(pod):
 		p.releasePod = true
 	case over:
-		return plan{releaseExport: true}
+		return plan{releaseExport: true, removeClaims: o.unneeded(nil)}
 	case pod.DeletionTimestamp.IsZero():
 		p.pod = podRemove
 	}
@@ -66,6 +70,7 @@ func decideDeletion(o *observed) plan {
 // any more.
 func decideComplete(o *observed) plan {
 	p := decideCompletePod(o)
+	p.removeTemporary(o)
 	left, limited := timeToLive(o)
 	switch {
 	case !limited || p.pod != podKeep || p.releasePod:
@@ -163,17 +168,21 @@ func decideService(o *observed) plan {
 	}
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
 	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
+	p.applyNetworkPolicy, p.removeNetworkPolicy = networkPolicyDiffers(o)
 	p.served = true
 
 	p.watched = unrecorded(o)
 	if pod == nil {
 		if f, found := firstOf(claimChecks, o); found {
-			p.say = append(p.say, blocked(f)...)
+			p.say = append(p.say, stopped(f)...)
 			return p
 		}
 		if p.watched != nil {
 			// The pod is made once it is on record what ends it.
 			p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pods that end the export are there, its own is about to be made")...)
+			return p
+		}
+		if p.restore(o) {
 			return p
 		}
 		p.pod = podCreate
@@ -190,8 +199,7 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		return yield(o, pod, f, p)
 	}
 	if !pod.DeletionTimestamp.IsZero() {
-		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-			fmt.Sprintf("somebody else deleted the pod %s: a new one follows when it has drained and ended", pod.Name))...)
+		p.say = append(p.say, deletedByHand(o, pod)...)
 		return p
 	}
 	if pod.Spec.NodeName == "" && pinnedTo(pod) != o.follow().Node {
@@ -201,13 +209,10 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		return p
 	}
 	f, _ := firstOf(podChecks, o)
-	switch {
-	case f.reason == v1alpha1.ReasonServing:
+	if f.reason == v1alpha1.ReasonServing {
 		p.say = append(p.say, ready(f.message)...)
-	case passing[f.reason]:
-		p.say = append(p.say, underWay(f.reason, f.message)...)
-	default:
-		p.say = append(p.say, blocked(f)...)
+	} else {
+		p.say = append(p.say, stopped(f)...)
 	}
 	return p
 }
@@ -232,13 +237,17 @@ func yield(o *observed, pod *corev1.Pod, f finding, p plan) plan {
 // replaceEnded makes room for a new pod after one that is over although no exit
 // condition was met.
 func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
-	p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-		fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, why(pod)))...)
+	if f, found := cannotStart(o, pod); found {
+		p.say = append(p.say, blocked(f)...)
+	} else {
+		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
+			fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, why(pod)))...)
+	}
 	if !pod.DeletionTimestamp.IsZero() {
 		p.releasePod = held(pod)
 		return p
 	}
-	if wait := endedAt(pod, o.now).Add(replaceDelay).Sub(o.now); wait > 0 {
+	if wait := endedAt(pod, o.now).Add(delay(o, pod)).Sub(o.now); wait > 0 {
 		p.again = wait
 		return p
 	}
@@ -258,8 +267,13 @@ func leftover(o *observed) (release bool, again time.Duration) {
 
 // ofEarlierExport tells whether the pod belongs to another export of this name.
 func ofEarlierExport(o *observed) bool {
-	ref := metav1.GetControllerOf(o.pod)
-	return ref != nil && ref.Kind == "NBDExport" && ref.Name == o.export.Name && ref.UID != o.export.UID &&
+	return ofEarlier(o.export, o.pod)
+}
+
+// ofEarlier tells the same of another object.
+func ofEarlier(e *v1alpha1.NBDExport, obj metav1.Object) bool {
+	ref := metav1.GetControllerOfNoCopy(obj)
+	return ref != nil && ref.Kind == "NBDExport" && ref.Name == e.Name && ref.UID != e.UID &&
 		ref.APIVersion == v1alpha1.GroupVersion.String()
 }
 

@@ -6,7 +6,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -378,6 +380,11 @@ func TestWhy(t *testing.T) {
 			t.Errorf("%s, %d:\n%s, want\n%s", c.condition, c.code, got, c.want)
 		}
 	}
+	pod := withPod(scene())
+	over(pod, 137, "out of memory")
+	if got, want := why(pod), " (its server ended with exit code 137: out of memory)"; got != want {
+		t.Errorf("%s, want%s", got, want)
+	}
 }
 
 // TestConfigMapApplied applies the ConfigMap only when that changes something.
@@ -395,6 +402,31 @@ func TestConfigMapApplied(t *testing.T) {
 	o.export.Spec.Limits.Connections = 3
 	if !decide(o).applyConfigMap {
 		t.Error("changed limits aren't applied")
+	}
+}
+
+// TestNetworkPolicyApplied applies the NetworkPolicy only when that changes something,
+// and removes it when there shall be none.
+func TestNetworkPolicyApplied(t *testing.T) {
+	policy := func(owner types.UID) *networkingv1.NetworkPolicy {
+		return &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ownerRef(owner)}}}
+	}
+	for name, c := range map[string]struct {
+		mode          v1alpha1.NetworkPolicyMode
+		is            *networkingv1.NetworkPolicy
+		apply, remove bool
+	}{
+		"missing":    {v1alpha1.NetworkPolicyManaged, nil, true, false},
+		"different":  {v1alpha1.NetworkPolicyManaged, policy("1"), true, false},
+		"foreign":    {v1alpha1.NetworkPolicyManaged, policy("0"), false, false},
+		"not wanted": {v1alpha1.NetworkPolicyNone, policy("1"), false, true},
+		"none":       {v1alpha1.NetworkPolicyNone, nil, false, false},
+	} {
+		o := scene()
+		o.export.Spec.NetworkPolicy.Mode, o.networkPolicy = c.mode, c.is
+		if p := decide(o); p.applyNetworkPolicy != c.apply || p.removeNetworkPolicy != c.remove {
+			t.Errorf("%s: apply %v, remove %v", name, p.applyNetworkPolicy, p.removeNetworkPolicy)
+		}
 	}
 }
 

@@ -77,6 +77,8 @@ func exitReason(c v1alpha1.ExitCondition) string {
 		return v1alpha1.ExitFileDeleted
 	case c.PipeClosed != nil:
 		return v1alpha1.ExitPipeClosed
+	case c.ProcessExited != nil:
+		return v1alpha1.ExitProcessExited
 	case c.Script != nil:
 		return v1alpha1.ExitScript
 	case c.LastClientLeft != nil:

@@ -51,7 +51,7 @@ func news(from, to v1alpha1.NBDExportStatus) []item {
 	was := func(kind string) metav1.Condition { return conditionOf(from, kind) }
 	is := func(kind string) metav1.Condition { return conditionOf(to, kind) }
 
-	if from.Exit == nil && to.Exit != nil {
+	if from.Exit == nil && to.Exit != nil && to.Exit.Reason != v1alpha1.ExitScratchLost {
 		out = append(out, item{corev1.EventTypeNormal, v1alpha1.EventExitConditionMet, "Drain", exitNote(*to.Exit)})
 	}
 	// Only what was never degraded before lacks the condition.

@@ -51,6 +51,9 @@ func notScheduled(o *observed) (finding, bool) {
 			return found(v1alpha1.ReasonClaimPending, "the PersistentVolumeClaim %s isn't bound to a volume: %s", name, brief(c.Message))
 		}
 	}
+	if f, found := temporaryPending(o, c.Message); found {
+		return f, true
+	}
 	return found(v1alpha1.ReasonUnschedulable, "no node takes the pod %s: %s", o.pod.Name, brief(c.Message))
 }
 
@@ -97,7 +100,11 @@ func serverFailed(o *observed) (finding, bool) {
 	if t == nil || t.ExitCode == 0 {
 		return finding{}, false
 	}
-	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and is started again: %s", t.ExitCode, failure(t))
+	then := "is started again"
+	if desired.CopiesOnWrite(o.export) {
+		then = "its pod ends"
+	}
+	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and %s: %s", t.ExitCode, then, failure(t))
 }
 
 // wasReady tells whether a server that runs, but isn't ready now, has been ready

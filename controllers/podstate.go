@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
@@ -70,10 +71,13 @@ func why(pod *corev1.Pod) string {
 	if r, _, ok := lastReport(pod); ok && !r.Clean() {
 		return fmt.Sprintf(" (its server ended with exit code %d, %d clients cut off: %s)", r.ExitCode, r.ClientsCut, brief(r.Error))
 	}
-	if pod.Status.Reason == "" {
-		return ""
+	if pod.Status.Reason != "" {
+		return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
 	}
-	return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
+	if s := serverStatus(pod); s != nil && s.State.Terminated != nil && s.State.Terminated.ExitCode != 0 {
+		return fmt.Sprintf(" (its server ended with exit code %d: %s)", s.State.Terminated.ExitCode, failure(s.State.Terminated))
+	}
+	return ""
 }
 
 // serverStatus is the status of the server's container; nil before there is any.
@@ -98,18 +102,7 @@ func podCondition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCond
 
 // pinnedTo is the node that an export's pod was made for; empty if any will do.
 func pinnedTo(pod *corev1.Pod) string {
-	a := pod.Spec.Affinity
-	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return ""
-	}
-	for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		for _, f := range t.MatchFields {
-			if f.Key == "metadata.name" && len(f.Values) == 1 {
-				return f.Values[0]
-			}
-		}
-	}
-	return ""
+	return pod.Annotations[v1alpha1.AnnotationNode]
 }
 
 // brief is the end of a text in one line of bounded length. The end, because the

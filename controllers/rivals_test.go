@@ -17,7 +17,7 @@ import (
 // TestUsedByAnotherExport has a second export of the claim, made before or after
 // the one at noon, with a pod or without.
 func TestUsedByAnotherExport(t *testing.T) {
-	const ro, rw = v1alpha1.ReadOnly, v1alpha1.ReadWrite
+	const ro, rw, cow = v1alpha1.ReadOnly, v1alpha1.ReadWrite, v1alpha1.CopyOnWrite
 	before, after := noon.Add(-time.Hour), noon.Add(time.Hour)
 	at := metav1.NewTime(noon)
 	for _, c := range []struct {
@@ -29,6 +29,10 @@ func TestUsedByAnotherExport(t *testing.T) {
 		want         bool
 	}{
 		{name: "both to read", mine: ro, theirs: ro, made: before, pod: func(*corev1.Pod) {}},
+		{name: "both to copy", mine: cow, theirs: cow, made: before, pod: func(*corev1.Pod) {}},
+		{name: "to copy what theirs reads", mine: cow, theirs: ro, made: before, pod: func(*corev1.Pod) {}},
+		{name: "to copy what theirs writes", mine: cow, theirs: rw, made: after, pod: func(*corev1.Pod) {}, want: true},
+		{name: "to write what theirs copies", mine: rw, theirs: cow, made: after, pod: func(*corev1.Pod) {}, want: true},
 		{name: "theirs runs and writes", mine: ro, theirs: rw, made: after, pod: func(*corev1.Pod) {}, want: true},
 		{name: "theirs runs, mine writes", mine: rw, theirs: ro, made: after, pod: func(*corev1.Pod) {}, want: true},
 		{name: "both write", mine: rw, theirs: rw, made: after, pod: func(*corev1.Pod) {}, want: true},
@@ -44,6 +48,7 @@ func TestUsedByAnotherExport(t *testing.T) {
 
 		{name: "older, no pod yet", mine: ro, theirs: rw, made: before, want: true},
 		{name: "older, both to read", mine: ro, theirs: ro, made: before},
+		{name: "older, both to copy", mine: cow, theirs: cow, made: before},
 		{name: "younger", mine: ro, theirs: rw, made: after},
 		{name: "same age, name decides", mine: rw, theirs: rw, made: noon},
 		{name: "same age, name decides for theirs", mine: rw, theirs: rw, made: noon,

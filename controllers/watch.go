@@ -5,6 +5,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -23,6 +24,8 @@ import (
 const (
 	// indexClaim finds pods and exports by a claim that they use.
 	indexClaim = "nbdexport.claim"
+	// indexOwner finds claims by the UID of their controlling owner.
+	indexOwner = "nbdexport.owner"
 	// indexTarget finds exports by a pod whose deletion ends them.
 	indexTarget = "nbdexport.target"
 	// indexSelector finds exports that select pods whose deletion ends them.
@@ -39,7 +42,11 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		of    client.IndexerFunc
 	}{
 		{&corev1.Pod{}, indexClaim, func(o client.Object) []string { return claimsOfPod(o.(*corev1.Pod)) }},
-		{&v1alpha1.NBDExport{}, indexClaim, func(o client.Object) []string { return claimNames(o.(*v1alpha1.NBDExport)) }},
+		{&v1alpha1.NBDExport{}, indexClaim, func(o client.Object) []string {
+			e := o.(*v1alpha1.NBDExport)
+			return append(claimNames(e), temporaryNames(e)...)
+		}},
+		{&corev1.PersistentVolumeClaim{}, indexOwner, func(o client.Object) []string { return ownerOfClaim(o.(*corev1.PersistentVolumeClaim)) }},
 		{&v1alpha1.NBDExport{}, indexTarget, func(o client.Object) []string { return targetNames(o.(*v1alpha1.NBDExport)) }},
 		{&v1alpha1.NBDExport{}, indexSelector, func(o client.Object) []string { return selectors(o.(*v1alpha1.NBDExport)) }},
 	} {
@@ -57,6 +64,7 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		Owns(&corev1.Pod{}).
 		Owns(&corev1.Service{}).
 		Owns(&corev1.ConfigMap{}).
+		Owns(&networkingv1.NetworkPolicy{}).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).

@@ -13,6 +13,9 @@ const (
 	// AnnotationExport is the annotation on pods with the full name of the export,
 	// which the label may not have.
 	AnnotationExport = "nbdexport.io/export-name"
+	// AnnotationNode is the annotation on pods that may run on one node only, because
+	// their claims are in use there: the name of that node.
+	AnnotationNode = "nbdexport.io/node"
 	// FieldOwner is the operator's name in the managed fields of what it applies.
 	FieldOwner = "nbdexport"
 )

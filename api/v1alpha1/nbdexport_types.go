@@ -1,9 +1,6 @@
 package v1alpha1
 
-import (
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // NBDExport offers volumes of its namespace to NBD clients until one of its
 // exit conditions is met. It is served by one pod, which then drains and ends.
@@ -35,9 +32,9 @@ type NBDExport struct {
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
 	// Spec is what is offered, how, and until when. Nothing of it can be changed
-	// but limits.
+	// but limits and networkPolicy.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits and spec.networkPolicy: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// Status is what the operator has seen and done.
@@ -95,10 +92,16 @@ type NBDExportSpec struct {
 	// +required
 	TLS TLS `json:"tls,omitzero"`
 
-	// Service is how the export is reached in the cluster.
+	// Service is how the export is reached.
 	// +optional
 	// +kubebuilder:default={}
 	Service Service `json:"service,omitzero"`
+
+	// NetworkPolicy says who reaches the export's pod over the network. It can be
+	// changed, and holds at once where the network plugin holds NetworkPolicies.
+	// +optional
+	// +kubebuilder:default={}
+	NetworkPolicy NetworkPolicy `json:"networkPolicy,omitzero"`
 
 	// Limits are what clients may use, and who may be one. They can be changed, and
 	// hold without a new pod and without a disconnect, within two minutes or so: it
@@ -134,19 +137,6 @@ type TLS struct {
 	// Mode is Disabled: connections aren't protected. There is no other mode yet.
 	// +required
 	Mode TLSMode `json:"mode,omitempty"`
-}
-
-// DefaultPort is the port of NBD as IANA registered it.
-const DefaultPort = 10809
-
-// Service is how the export is reached in the cluster.
-type Service struct {
-	// Port is the TCP port of the Service: 1 to 65535.
-	// +optional
-	// +kubebuilder:default=10809
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=65535
-	Port int32 `json:"port,omitempty"`
 }
 
 // DrainPolicy is what becomes of clients that are still connected when the
@@ -201,49 +191,4 @@ func (d Drain) Grace() int32 {
 		return *d.GraceSeconds
 	}
 	return d.TimeoutSeconds * 9 / 10
-}
-
-// PodTemplate says what the export's pod has beside the server, where it runs
-// and what it may use.
-type PodTemplate struct {
-	// Containers run in the export's pod beside the server, at most 8: they start
-	// before it and are stopped after it, as native sidecars do. The directory
-	// /run/nbdexport, where the paths of exitWhen lie, is mounted into each of
-	// them. Where a container sets no securityContext it gets the one that
-	// the Pod Security Standard "restricted" asks for. One that doesn't end on
-	// SIGTERM holds up the end of the pod, though not that of the export. The name
-	// nbdserver is taken.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self.all(c, c.name != 'nbdserver')",message="the container name nbdserver is taken by the server"
-	Containers []corev1.Container `json:"containers,omitempty"`
-
-	// Volumes are for the containers above to mount, at most 16. Names that begin
-	// with "nbdexport-" are taken.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:rule="self.all(v, !v.name.startsWith('nbdexport-'))",message="volume names that begin with nbdexport- are taken by the operator"
-	Volumes []corev1.Volume `json:"volumes,omitempty"`
-
-	// NodeSelector are labels that the pod's node must have, at most 32.
-	// +optional
-	// +kubebuilder:validation:MaxProperties=32
-	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
-
-	// Tolerations are the taints of nodes that the pod puts up with, at most 32.
-	// Those of a pod that holds a ReadWriteOnce claim are added to them.
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=32
-	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
-
-	// Resources are what the server may use and is promised. Without it the server
-	// is promised little: 50m of CPU, and 64Mi of memory beside the size of the
-	// memory volumes.
-	// +optional
-	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 }

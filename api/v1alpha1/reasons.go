@@ -8,7 +8,7 @@ const (
 	// itself: the pod starts, drains or is replaced.
 	ConditionProgressing = "Progressing"
 	// ConditionComplete is true when an exit condition was met and the server
-	// has ended. It never becomes false again.
+	// has ended, or when it ended and can't be replaced. It never becomes false again.
 	ConditionComplete = "Complete"
 	// ConditionFailed is true when the export is complete, but its end wasn't
 	// clean.
@@ -42,7 +42,7 @@ const (
 	ReasonCompleted = "Completed"
 
 	// ReasonNameTaken says that an object of another owner has the name that the
-	// pod or the Service would have.
+	// pod, the Service, the ConfigMap or a temporary claim would have.
 	ReasonNameTaken = "NameTaken"
 	// ReasonClaimNotFound says that a claim doesn't exist.
 	ReasonClaimNotFound = "ClaimNotFound"
@@ -53,8 +53,19 @@ const (
 	// ReasonClaimPending says that a claim isn't bound to a volume, and that the
 	// pod therefore can't be scheduled.
 	ReasonClaimPending = "ClaimPending"
-	// ReasonInvalidVolume says that a volume's description doesn't fit its claim,
-	// another volume of the export, or one of the template.
+	// ReasonSnapshotNotFound says that a VolumeSnapshot doesn't exist.
+	ReasonSnapshotNotFound = "SnapshotNotFound"
+	// ReasonSnapshotNotReady says that a VolumeSnapshot is being taken.
+	ReasonSnapshotNotReady = "SnapshotNotReady"
+	// ReasonSnapshotFailed says that a VolumeSnapshot isn't ready and has an error.
+	ReasonSnapshotFailed = "SnapshotFailed"
+	// ReasonSnapshotDeleting says that a VolumeSnapshot is being deleted.
+	ReasonSnapshotDeleting = "SnapshotDeleting"
+	// ReasonSnapshotsUnsupported says that the cluster has no VolumeSnapshots, or that
+	// the operator may not get them.
+	ReasonSnapshotsUnsupported = "SnapshotsUnsupported"
+	// ReasonInvalidVolume says that a volume's description doesn't fit its claim or
+	// snapshot, another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
 	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
 	// with a selector that is none, or on an object that the operator may not get.
@@ -101,6 +112,9 @@ const (
 	// ReasonReportLost says that the pod is gone and left no report: whether the
 	// end was clean isn't known.
 	ReasonReportLost = "ReportLost"
+	// ReasonScratchLost says that the server of a CopyOnWrite volume ended without an
+	// exit condition, and with it what clients have changed.
+	ReasonScratchLost = "ScratchLost"
 )
 
 // Reasons of the condition Degraded.
@@ -123,6 +137,8 @@ const (
 	ExitFileDeleted = "FileDeleted"
 	// ExitPipeClosed is the reason of pipeClosed.
 	ExitPipeClosed = "PipeClosed"
+	// ExitProcessExited is the reason of processExited.
+	ExitProcessExited = "ProcessExited"
 	// ExitScript is the reason of script.
 	ExitScript = "Script"
 	// ExitLastClientLeft is the reason of lastClientLeft.
@@ -135,6 +151,9 @@ const (
 	ExitObjectCondition = "ObjectCondition"
 	// ExitDrainRequested says that a drain was asked for at the control socket.
 	ExitDrainRequested = "DrainRequested"
+	// ExitScratchLost says that there was no condition: the server of a CopyOnWrite
+	// volume ended, which can't go on with another one.
+	ExitScratchLost = "ScratchLost"
 	// ExitOther says that the server named a condition that this version of the
 	// operator doesn't know.
 	ExitOther = "Other"

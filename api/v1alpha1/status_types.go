@@ -95,8 +95,9 @@ type ExitStatus struct {
 	Condition string `json:"condition,omitempty"`
 
 	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
-	// PipeClosed, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
-	// DrainRequested for one that was asked for at the server's control socket.
+	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition;
+	// DrainRequested for one that was asked for at the server's control socket, or
+	// ScratchLost if there was none.
 	// +required
 	Reason string `json:"reason,omitempty"`
 

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -67,6 +68,15 @@ func run(m *testing.M) (code int, err error) {
 		BinaryAssetsDirectory: assets,
 	}
 	ctrl.SetLogger(logr.Discard())
+	dir, err := os.MkdirTemp("", "audit")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	audit, err := auditLog(env, dir)
+	if err != nil {
+		return 0, err
+	}
 	admin, err := env.Start()
 	if err != nil {
 		return 0, fmt.Errorf("can't start the API server from %s: %w", assets, err)
@@ -84,12 +94,24 @@ func run(m *testing.M) (code int, err error) {
 	if err := installRBAC(); err != nil {
 		return 0, err
 	}
-	user, err := env.AddUser(envtest.User{Name: "system:serviceaccount:nbdexport-system:nbdexport-manager"}, nil)
+	user, err := env.AddUser(envtest.User{Name: operatorUser}, nil)
 	if err != nil {
 		return 0, err
 	}
 	operator = user.Config()
-	return m.Run(), nil
+	if code = m.Run(); code != 0 || !wholeRun() {
+		return code, nil
+	}
+	unused, err := unusedRights(audit)
+	if err == nil && len(unused) > 0 {
+		err = fmt.Errorf("the operator has rights that it never used in these tests: take them from it, or test what needs them:\n%s", strings.Join(unused, "\n"))
+	}
+	return code, err
+}
+
+// rbacFiles are the manifests with the operator's rights.
+var rbacFiles = []string{
+	"role", "role_binding", "leader_election_role", "leader_election_role_binding", "metrics_auth_role", "metrics_auth_role_binding",
 }
 
 // installRBAC gives the operator's service account its rights, out of the
@@ -99,9 +121,7 @@ func installRBAC() error {
 	if err := kube.Create(context.Background(), ns); err != nil {
 		return err
 	}
-	for _, name := range []string{
-		"role", "role_binding", "leader_election_role", "leader_election_role_binding", "metrics_auth_role", "metrics_auth_role_binding",
-	} {
+	for _, name := range rbacFiles {
 		text, err := os.ReadFile(filepath.Join("..", "..", "config", "rbac", name+".yaml"))
 		if err != nil {
 			return err
