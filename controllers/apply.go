@@ -50,6 +50,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	for _, claim := range p.removeClaims {
 		errs = append(errs, r.removeClaim(ctx, claim))
 	}
+	if p.stampPod {
+		errs = append(errs, r.stampPod(ctx, o.export, o.pod))
+	}
 	if p.removeExport {
 		errs = append(errs, r.removeExport(ctx, o.export))
 	}

@@ -57,7 +57,7 @@ func trimPod(in any) (any, error) {
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
 		maps.DeleteFunc(annotations, func(key, _ string) bool {
-			return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationNode
+			return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationNode && key != v1alpha1.AnnotationSpec
 		})
 		pod.Annotations = annotations
 	} else {

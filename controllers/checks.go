@@ -114,7 +114,7 @@ func claimLost(o *observed) (finding, bool) {
 func pathOfBlockClaim(o *observed) (finding, bool) {
 	for _, v := range o.export.Spec.Volumes {
 		if s := v.Source.PersistentVolumeClaim; s != nil && s.Path != "" && o.isBlock(s.ClaimName) {
-			return found(v1alpha1.ReasonInvalidVolume, "the volume %s has a path, but the PersistentVolumeClaim %s is a block device without files: create the export anew without the path", v.Name, s.ClaimName)
+			return found(v1alpha1.ReasonInvalidVolume, "the volume %s has a path, but the PersistentVolumeClaim %s is a block device without files: take the path out of the spec", v.Name, s.ClaimName)
 		}
 	}
 	return finding{}, false
@@ -133,9 +133,9 @@ func volumeTwice(o *observed) (finding, bool) {
 			switch {
 			case f == nil || f.ClaimName != s.ClaimName:
 			case o.isBlock(s.ClaimName):
-				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: create the export anew with one of them", first.Name, v.Name, s.ClaimName)
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: take one of them out of the spec", first.Name, v.Name, s.ClaimName)
 			case path.Clean(f.File()) == path.Clean(s.File()) && (first.Access == v1alpha1.ReadWrite || v.Access == v1alpha1.ReadWrite):
-				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and one of them is ReadWrite: create the export anew with one of them", first.Name, v.Name, s.File(), s.ClaimName)
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and one of them is ReadWrite: take one of them out of the spec, or make none of them ReadWrite", first.Name, v.Name, s.File(), s.ClaimName)
 			}
 		}
 	}
@@ -148,7 +148,7 @@ func claimInTemplate(o *observed) (finding, bool) {
 	exported := append(claimNames(o.export), temporaryNames(o.export)...)
 	for _, v := range o.export.Spec.Template.Volumes {
 		if s := v.PersistentVolumeClaim; s != nil && slices.Contains(exported, s.ClaimName) {
-			return found(v1alpha1.ReasonInvalidVolume, "the volume %s of the template is the PersistentVolumeClaim %s, which is exported, and no pod starts that has a claim twice: create the export anew without this volume of the template", v.Name, s.ClaimName)
+			return found(v1alpha1.ReasonInvalidVolume, "the volume %s of the template is the PersistentVolumeClaim %s, which is exported, and no pod starts that has a claim twice: take this volume of the template out of the spec", v.Name, s.ClaimName)
 		}
 	}
 	return finding{}, false

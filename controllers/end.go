@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,9 +42,11 @@ func reportedEnd(pod *corev1.Pod) bool {
 	return ok
 }
 
-// exitOf turns the condition of a report into one of the export. It is false for
-// a signal: whoever sent it, the export hasn't ended by itself.
-func exitOf(e *v1alpha1.NBDExport, r report.Report) (v1alpha1.ExitStatus, bool) {
+// exitOf turns the condition in the report of a pod's server into one of the export.
+// It is false for a signal: whoever sent it, the export hasn't ended by itself. And
+// for a condition that has been taken out of the spec since the pod was made: what
+// counts is the spec at the time at which the report is read.
+func exitOf(e *v1alpha1.NBDExport, pod *corev1.Pod, r report.Report) (v1alpha1.ExitStatus, bool) {
 	started := metav1.NewTime(r.StartedAt)
 	exit := v1alpha1.ExitStatus{StartedAt: &started}
 	switch {
@@ -59,6 +62,9 @@ func exitOf(e *v1alpha1.NBDExport, r report.Report) (v1alpha1.ExitStatus, bool) 
 				break
 			}
 		}
+	}
+	if exit.Reason == v1alpha1.ExitOther && slices.Contains(outdated(e, pod), "exitWhen") {
+		return v1alpha1.ExitStatus{}, false
 	}
 	if exit.Condition == "" {
 		exit.Condition = exit.Reason
@@ -102,7 +108,7 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 	case !ok:
 		return finishUnreported(o, exit, t)
 	}
-	if own, met := exitOf(o.export, r); met {
+	if own, met := exitOf(o.export, pod, r); met {
 		// The server had begun to drain before it was told to.
 		exit = own
 	}

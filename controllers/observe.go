@@ -51,7 +51,9 @@ type observed struct {
 	// answer is what the server said of itself, as listen returns it.
 	answer      *serverstatus.Answer
 	answerKnown bool
-	now         time.Time
+	// node is that of the pod.
+	node node
+	now  time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -69,6 +71,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return nil, err
 	}
 	if o.temporary, err = r.ownClaims(ctx, e); err != nil {
+		return nil, err
+	}
+	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
 		return nil, err
 	}
 	if !e.DeletionTimestamp.IsZero() || isComplete(e) {

@@ -24,6 +24,8 @@ type plan struct {
 	makeClaims []*corev1.PersistentVolumeClaim
 	// removeClaims are temporary claims to be deleted.
 	removeClaims []*corev1.PersistentVolumeClaim
+	// stampPod writes onto the pod that it serves the spec as it is.
+	stampPod bool
 	// removeExport deletes the export.
 	removeExport bool
 	// releaseExport takes the finalizer off the export.

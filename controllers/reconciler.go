@@ -27,6 +27,7 @@ import (
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler brings the pods of exports and what else is made for them to where their
@@ -52,6 +53,8 @@ type Reconciler struct {
 	told *cache.LRUExpireCache
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
+	// refusals keep the status from being written again and again.
+	refusals refusals
 }
 
 // conflictDelay is when an export is looked at again that had changed between
@@ -64,6 +67,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
 		r.Servers.Forget(req.NamespacedName)
+		r.refusals.forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
 	if err != nil {
@@ -102,7 +106,12 @@ func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.
 	if !orphan && (ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod)) {
 		return ctrl.Result{}, nil
 	}
-	over, again := podOver(&pod, r.Clock.Now())
+	o := &observed{pod: &pod, now: r.Clock.Now()}
+	var err error
+	if o.node, err = r.nodeOf(ctx, &pod, o.now); err != nil {
+		return ctrl.Result{}, err
+	}
+	over, again := o.over(&pod)
 	switch {
 	case over:
 		return ctrl.Result{}, r.releasePod(ctx, &pod)

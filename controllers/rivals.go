@@ -61,7 +61,8 @@ func willServe(e *v1alpha1.NBDExport) bool {
 func (o *observed) exportOf(pod *corev1.Pod, claim string) (name string, writes bool) {
 	for i := range o.others {
 		if e := &o.others[i]; owned(e, pod) {
-			return e.Name, writesClaim(e, claim)
+			// A pod that was made for other volumes may write what these don't.
+			return e.Name, writesClaim(e, claim) || slices.Contains(outdated(e, pod), "volumes")
 		}
 	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {

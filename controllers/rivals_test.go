@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
 // TestUsedByAnotherExport has a second export of the claim, made before or after
@@ -44,6 +45,13 @@ func TestUsedByAnotherExport(t *testing.T) {
 		}},
 		{name: "theirs is gone, its pod runs", mine: ro, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.OwnerReferences[0].UID = "0" }, want: true},
 		{name: "theirs is complete, and a pod runs", mine: rw, theirs: ro, made: after, pod: func(*corev1.Pod) {}, change: complete, want: true},
+		{name: "theirs only reads by now, its pod is of the spec before", mine: ro, theirs: ro, made: after, pod: func(p *corev1.Pod) {
+			p.Annotations = map[string]string{v1alpha1.AnnotationSpec: "generation=1,volumes=00000000"}
+		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation = 2 }, want: true},
+		{name: "theirs drains for another change", mine: ro, theirs: ro, made: after, pod: func(p *corev1.Pod) {
+			e := another("other", ro, after)
+			p.Annotations = map[string]string{v1alpha1.AnnotationSpec: desired.Stamp(&e)}
+		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation, theirs.Spec.PollSeconds = 2, 7 }},
 		{name: "somebody else's pod", mine: rw, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.Labels = nil }},
 
 		{name: "older, no pod yet", mine: ro, theirs: rw, made: before, want: true},

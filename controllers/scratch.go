@@ -30,18 +30,18 @@ func scratchLost(o *observed) (plan, bool) {
 		}
 		return endWithScratch(o, v1alpha1.ExitStatus{}, o.now, "the export's pod is gone"), true
 	}
-	if over, _ := podOver(pod, o.now); !over || !mayHaveServed(o, pod) {
+	if over, _ := o.over(pod); !over || !mayHaveServed(o, pod) {
 		return plan{}, false
 	}
 	var exit v1alpha1.ExitStatus
 	if r, _, ok := lastReport(pod); ok {
-		if _, met := exitOf(o.export, r); met {
+		if _, met := exitOf(o.export, pod, r); met {
 			return plan{}, false
 		}
 		started := metav1.NewTime(r.StartedAt)
 		exit.StartedAt, exit.BytesRead, exit.BytesWritten = &started, count(r.BytesRead), count(r.BytesWritten)
 	}
-	return endWithScratch(o, exit, endedAt(pod, o.now), fmt.Sprintf("the pod %s has ended without an exit condition%s", pod.Name, why(pod))), true
+	return endWithScratch(o, exit, endedAt(pod, o.now), fmt.Sprintf("the pod %s has ended without an exit condition%s", pod.Name, o.why(pod))), true
 }
 
 // mayHaveServed tells whether it isn't certain that nobody was served by an export's pod
@@ -66,13 +66,15 @@ func endWithScratch(o *observed, exit v1alpha1.ExitStatus, at time.Time, what st
 		", and with it all that clients have changed of CopyOnWrite volumes, so that no other may take its place: create the export anew, and start its clients anew from the unchanged volumes")}
 }
 
-// deletedByHand says what becomes of an export whose pod somebody else has deleted.
-func deletedByHand(o *observed, pod *corev1.Pod) []verdict {
+// toldToEnd says what becomes of an export whose pod somebody else has told to end.
+func toldToEnd(o *observed, pod *corev1.Pod) []verdict {
 	if desired.CopiesOnWrite(o.export) && mayHaveServed(o, pod) {
 		return underWay(v1alpha1.ReasonDraining, fmt.Sprintf(
-			"somebody else deleted the pod %s: the export ends when it has drained, for what clients have changed of CopyOnWrite volumes ends with it", pod.Name))
+			"the pod %s was told to end%s: the export ends when it has drained, by %s at the latest, for what clients have changed of CopyOnWrite volumes ends with it",
+			pod.Name, disruption(pod), latest(pod)))
 	}
-	return underWay(v1alpha1.ReasonReplacing, fmt.Sprintf("somebody else deleted the pod %s: a new one follows when it has drained and ended", pod.Name))
+	return underWay(v1alpha1.ReasonReplacing, fmt.Sprintf(
+		"the pod %s was told to end%s: a new one follows when it has drained, by %s at the latest", pod.Name, disruption(pod), latest(pod)))
 }
 
 // cannotStart finds a server that ended before it could serve, and which the kubelet

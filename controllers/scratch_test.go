@@ -75,7 +75,7 @@ func TestScratchLost(t *testing.T) {
 			o.now = noon.Add(time.Hour)
 		}, pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "drains by hand", scene: func(o *observed) { wasServing(o); running(withPod(o)); deleted(o.pod) },
-			ready: "False Draining", complete: "False NotEnded", words: []string{"somebody else deleted the pod nbd-e", "the export ends"}},
+			again: overdueMargin, ready: "False Draining", complete: "False NotEnded", words: []string{"the pod nbd-e was told to end", "the export ends"}},
 		{name: "drained by hand", scene: func(o *observed) {
 			wasServing(o)
 			deleted(withPod(o))
@@ -89,9 +89,9 @@ func TestScratchLost(t *testing.T) {
 			neverReady(withPod(o))
 			server(o.pod, corev1.ContainerStatus{State: corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}}})
 			deleted(o.pod)
-		}, ready: "False Replacing", complete: "False NotEnded"},
+		}, again: overdueMargin, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "deleted by hand before it was ready", scene: func(o *observed) { neverReady(withPod(o)); running(o.pod); deleted(o.pod) },
-			ready: "False Draining", complete: "False NotEnded"},
+			again: overdueMargin, ready: "False Draining", complete: "False NotEnded"},
 		{name: "deleted by force", scene: func(o *observed) {
 			wasServing(o)
 			deleted(withPod(o))
@@ -108,9 +108,9 @@ func TestScratchLost(t *testing.T) {
 			running(withPod(o))
 			deleted(o.pod)
 			o.now = noon.Add(24 * time.Hour)
-		}, ready: "False Draining", complete: "False NotEnded"},
+		}, again: nodeDelay, ready: "False Draining", complete: "False NotEnded"},
 		{name: "pod gone", scene: wasServing, ready: "False Completed", complete: "True ScratchLost", words: []string{"the export's pod is gone"}},
-		{name: "pod orphaned", scene: func(o *observed) { wasServing(o); withOrphan(o) }, ready: "False NameTaken", complete: "False NotEnded"},
+		{name: "pod orphaned", scene: func(o *observed) { wasServing(o); withOrphan(o) }, pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "orphaned pod has ended", scene: func(o *observed) { wasServing(o); over(withOrphan(o), 0, "") },
 			ready: "False Completed", complete: "True ScratchLost"},
 		{name: "a condition was met", scene: func(o *observed) {

@@ -22,10 +22,15 @@ func (r *Reconciler) writeStatus(ctx context.Context, e *v1alpha1.NBDExport, p p
 	if equality.Semantic.DeepEqual(base.Status, e.Status) {
 		return nil
 	}
+	key := client.ObjectKeyFromObject(e)
+	if r.refusals.tooSoon(key, base.Status, e.Status, r.Clock.Now()) {
+		return nil
+	}
 	err := r.Status().Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
 	if err != nil {
 		return client.IgnoreNotFound(err)
 	}
+	r.refusals.written(key, e.Status, r.Clock.Now())
 	r.Metrics.count(e, base.Status)
 	for _, n := range r.untold(e, news(base.Status, e.Status)) {
 		r.Recorder.Eventf(e, nil, n.kind, n.reason, n.action, "%s", n.note)

@@ -162,7 +162,7 @@ func (p *plan) removeTemporary(o *observed) {
 		return
 	}
 	if pod := o.podToEnd(); pod != nil {
-		if over, _ := podOver(pod, o.now); !over {
+		if over, _ := o.over(pod); !over {
 			return
 		}
 		if pod.DeletionTimestamp.IsZero() {

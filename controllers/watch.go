@@ -6,6 +6,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -107,13 +108,14 @@ func exportOfOrphan(_ context.Context, o client.Object) []reconcile.Request {
 }
 
 // exportMoved lets those changes of an export through that others may wait for: it
-// ends, it has ended, it is gone.
+// ends, it has ended, it is gone, it takes other volumes.
 func exportMoved() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(u event.UpdateEvent) bool {
 			from, to := u.ObjectOld.(*v1alpha1.NBDExport), u.ObjectNew.(*v1alpha1.NBDExport)
-			return willServe(from) != willServe(to) || isComplete(from) != isComplete(to)
+			return willServe(from) != willServe(to) || isComplete(from) != isComplete(to) ||
+				!equality.Semantic.DeepEqual(from.Spec.Volumes, to.Spec.Volumes)
 		},
 	}
 }

@@ -36,6 +36,9 @@ const (
 	// ReasonReplacing says that the pod ended without an exit condition, and that
 	// a new one follows.
 	ReasonReplacing = "Replacing"
+	// ReasonUpdating says that the spec has changed in what takes a new pod: the old
+	// one drains, the new one follows.
+	ReasonUpdating = "Updating"
 	// ReasonDeleting says that the NBDExport is being deleted.
 	ReasonDeleting = "Deleting"
 	// ReasonCompleted says that the export has ended.
@@ -89,6 +92,12 @@ const (
 	ReasonContainerFailed = "ContainerFailed"
 	// ReasonServerFailed says that the server started and ended with an error.
 	ReasonServerFailed = "ServerFailed"
+	// ReasonNodeUnreachable says that the pod's node isn't ready: its server may be
+	// running or not, nobody knows.
+	ReasonNodeUnreachable = "NodeUnreachable"
+	// ReasonPodOverdue says that the pod is still there although the time is over in
+	// which its processes had to end, or were to be killed.
+	ReasonPodOverdue = "PodOverdue"
 )
 
 // Reasons of the conditions Complete and Failed.

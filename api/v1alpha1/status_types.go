@@ -53,7 +53,7 @@ type NBDExportStatus struct {
 	FirstReadyAt *metav1.Time `json:"firstReadyAt,omitempty"`
 
 	// WatchedPods are the pods of the podDeleted conditions as they were first
-	// seen, before anything was served. Another pod of the same name isn't the one
+	// seen, before anything was served or when the condition came into the spec. Another pod of the same name isn't the one
 	// that a condition means.
 	// +optional
 	// +listType=map
@@ -85,6 +85,14 @@ type WatchedPod struct {
 	// UID of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
+	// PodName is the pod that the condition names. When it names another one, this
+	// record counts for nothing.
+	// +optional
+	PodName string `json:"podName,omitempty"`
+	// Selector is that of the condition, as kubectl writes it. When it is another
+	// one, this record counts for nothing.
+	// +optional
+	Selector string `json:"selector,omitempty"`
 }
 
 // ExitStatus is why, when and how an export ended.

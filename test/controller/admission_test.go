@@ -5,10 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -236,46 +234,6 @@ func TestDefaults(t *testing.T) {
 		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 ||
 		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 || s.ExitWhen[6].ObjectCondition.Status != metav1.ConditionTrue {
 		t.Errorf("defaults: %+v", s)
-	}
-}
-
-// TestSpecImmutable changes every part of the spec but the limits and the NetworkPolicy
-// and is refused, and changes metadata and is not. TestLimitsChange and
-// TestNetworkPolicyChanges change those.
-func TestSpecImmutable(t *testing.T) {
-	ns := namespace(t)
-	if err := create(t, ns, "fixed", accepted); err != nil {
-		t.Fatal(err)
-	}
-	changes := map[string]func(*v1alpha1.NBDExport){
-		"volume":      func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite },
-		"exitWhen":    func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = nil },
-		"drain":       func(e *v1alpha1.NBDExport) { e.Spec.Drain.TimeoutSeconds = 61 },
-		"port":        func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 },
-		"ttl":         func(e *v1alpha1.NBDExport) { e.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) },
-		"poll":        func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds = 1 },
-		"no template": func(e *v1alpha1.NBDExport) { e.Spec.Template = v1alpha1.PodTemplate{} },
-		"template": func(e *v1alpha1.NBDExport) {
-			e.Spec.Template.Containers[0].Env = []corev1.EnvVar{{Name: "a", Value: "b"}}
-		},
-	}
-	for name, change := range changes {
-		t.Run(name, func(t *testing.T) {
-			var e v1alpha1.NBDExport
-			get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
-			change(&e)
-			err := kube.Update(context.Background(), &e)
-			if err == nil || !strings.Contains(err.Error(), "spec is immutable but for spec.limits and spec.networkPolicy: delete the export and create it anew") {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-	var e v1alpha1.NBDExport
-	get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
-	base := e.DeepCopy()
-	e.Labels = map[string]string{"a": "b"}
-	if err := kube.Patch(context.Background(), &e, client.MergeFrom(base)); err != nil {
-		t.Error(err)
 	}
 }
 
