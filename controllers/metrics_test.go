@@ -32,7 +32,7 @@ func (c fullCache) List(_ context.Context, list client.ObjectList, _ ...client.L
 	case *v1alpha1.NBDExportList:
 		list.Items = c.exports
 	case *corev1.SecretList:
-		list.Items = c.secrets
+		list.Items = slices.Clone(c.secrets)
 	}
 	return nil
 }
