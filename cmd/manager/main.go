@@ -114,6 +114,13 @@ func cacheOptions(namespaces []string) cache.Options {
 // pods go on without it.
 func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) error {
 	ctrl.SetLogger(log)
+	ask, err := asker(config)
+	if err == nil {
+		err = alive(o.probeAddress, func() error { return awaitAPIServer(ctx, log, ask) })
+	}
+	if err != nil {
+		return err
+	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
