@@ -68,6 +68,9 @@ func run(m *testing.M) (code int, err error) {
 		BinaryAssetsDirectory: assets,
 	}
 	ctrl.SetLogger(logr.Discard())
+	// The 254 addresses of envtest are too few for the Services of all tests, which
+	// nobody collects.
+	env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.0.0.0/16")
 	dir, err := os.MkdirTemp("", "audit")
 	if err != nil {
 		return 0, err
