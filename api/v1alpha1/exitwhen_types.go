@@ -105,7 +105,7 @@ type ObjectCondition struct {
 
 	// Status that the condition must have: True, False or Unknown.
 	// +optional
-	// +kubebuilder:default="True"
+	// +default="True"
 	// +kubebuilder:validation:Enum="True";"False";Unknown
 	Status metav1.ConditionStatus `json:"status,omitempty"`
 }
@@ -115,7 +115,7 @@ type LastClientLeft struct {
 	// GraceSeconds is how long nobody may have been connected, for clients that
 	// connect several times for one job: 0 to 86400 seconds.
 	// +optional
-	// +kubebuilder:default=0
+	// +default=0
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
 	GraceSeconds int32 `json:"graceSeconds,omitempty"`
@@ -190,6 +190,7 @@ type FileCondition struct {
 // SentinelPath is a path beneath RunDir in its shortest form, without empty, "."
 // and ".." parts: at most 1024 characters.
 //
+// +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && !(self + '/').matches('/[.]{0,2}/')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share, and have no empty, \".\" or \"..\" part: write it as /run/nbdexport/stop"
 // +kubebuilder:validation:XValidation:rule="!(self in ['/run/nbdexport/control.sock', '/run/nbdexport/report.json'])",message="control.sock and report.json in /run/nbdexport are the server's own"
@@ -225,7 +226,7 @@ type Script struct {
 	// TimeoutSeconds bounds one run, after which it is killed and counts as no:
 	// 1 to 3600 seconds.
 	// +optional
-	// +kubebuilder:default=30
+	// +default=30
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`

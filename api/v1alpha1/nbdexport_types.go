@@ -76,14 +76,14 @@ type NBDExportSpec struct {
 	// PollSeconds is how often scripts are run, and how often what can't be
 	// watched is looked at: 1 to 3600 seconds.
 	// +optional
-	// +kubebuilder:default=60
+	// +default=60
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
 	PollSeconds int32 `json:"pollSeconds,omitempty"`
 
 	// Drain says how the clients are treated once the export has to end.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	Drain Drain `json:"drain,omitzero"`
 
 	// TLS says how connections are protected. It has to be written out, so that
@@ -93,7 +93,7 @@ type NBDExportSpec struct {
 
 	// Service is how the export is reached.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	Service Service `json:"service,omitzero"`
 
 	// Limits are what clients may use, and who may be one. They can be changed, and
@@ -157,7 +157,7 @@ type Drain struct {
 	// TimeoutSeconds bounds the time from the exit condition to the end: 1 to
 	// 86400 seconds.
 	// +optional
-	// +kubebuilder:default=600
+	// +default=600
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=86400
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
@@ -173,7 +173,7 @@ type Drain struct {
 	// when the grace is over: Refuse answers them with an error, Disconnect closes
 	// the connection.
 	// +optional
-	// +kubebuilder:default=Refuse
+	// +default="Refuse"
 	Policy DrainPolicy `json:"policy,omitempty"`
 }
 

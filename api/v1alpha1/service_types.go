@@ -27,12 +27,12 @@ type Service struct {
 	// Where these types put a node's address in place of the client's, as they do
 	// unless told otherwise, limits that look at addresses see that one.
 	// +optional
-	// +kubebuilder:default=ClusterIP
+	// +default="ClusterIP"
 	Type ServiceType `json:"type,omitempty"`
 
 	// Port is the TCP port of the Service: 1 to 65535.
 	// +optional
-	// +kubebuilder:default=10809
+	// +default=10809
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port,omitempty"`

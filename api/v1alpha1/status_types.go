@@ -7,10 +7,6 @@ import (
 
 // NBDExportStatus is what the operator has seen and done.
 type NBDExportStatus struct {
-	// ObservedGeneration is the generation of the spec that this status is about.
-	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-
 	// Conditions are Ready (clients can connect now), Progressing (a change is
 	// under way), Complete (an exit condition was met and the server has ended)
 	// and Failed (the end wasn't clean).
@@ -20,9 +16,15 @@ type NBDExportStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
+	// ObservedGeneration is the generation of the spec that this status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
 	// URI is where the first volume is offered, in the form that libnbd and qemu
 	// take.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
 	URI string `json:"uri,omitempty"`
 
 	// Volumes are the volumes with the URI of each.
@@ -34,10 +36,14 @@ type NBDExportStatus struct {
 
 	// PodName is the pod that serves the export, or served it last.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	PodName string `json:"podName,omitempty"`
 
 	// ServiceName is the Service by which clients reach the pod.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	ServiceName string `json:"serviceName,omitempty"`
 
 	// WatchedPods are the pods of the podDeleted conditions as they were first
@@ -59,9 +65,13 @@ type NBDExportStatus struct {
 type VolumeStatus struct {
 	// Name of the volume in the spec.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
 	// URI is where it is offered.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
 	URI string `json:"uri,omitempty"`
 }
 
@@ -69,6 +79,8 @@ type VolumeStatus struct {
 type WatchedPod struct {
 	// Name of the entry of exitWhen.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
 	// UID of the pod, or of one that the selector found.
 	// +required
@@ -80,12 +92,16 @@ type ExitStatus struct {
 	// Condition is the name of the entry of exitWhen that was met. When the end
 	// was asked for in another way, it is the same as reason.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Condition string `json:"condition,omitempty"`
 
 	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
 	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
 	// DrainRequested for one that was asked for at the server's control socket.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Reason string `json:"reason,omitempty"`
 
 	// StartedAt is when the condition was noticed and the drain began.

@@ -55,7 +55,7 @@ type PodTemplate struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	PriorityClassName string `json:"priorityClassName,omitempty"`
+	PriorityClassName *string `json:"priorityClassName,omitempty"`
 
 	// ImagePullSecrets are the Secrets of the namespace with which the images of the
 	// pod are pulled, the server's too: at most 8.
@@ -68,7 +68,7 @@ type PodTemplate struct {
 	// SecurityContext is who the pod's processes are: user and group 65532 without
 	// it.
 	// +optional
-	SecurityContext SecurityContext `json:"securityContext,omitzero"`
+	SecurityContext *SecurityContext `json:"securityContext,omitempty"`
 
 	// Labels of the pod, at most 32. Those by which the operator and its monitoring
 	// find the pod are taken.
@@ -134,8 +134,7 @@ type SecurityContext struct {
 	// FSGroupChangePolicy says whether the files of a volume are given to fsGroup
 	// Always, or, which is the default, OnRootMismatch: when the volume's root isn't.
 	// +optional
-	// +kubebuilder:default=OnRootMismatch
-	FSGroupChangePolicy FSGroupChangePolicy `json:"fsGroupChangePolicy,omitempty"`
+	FSGroupChangePolicy *FSGroupChangePolicy `json:"fsGroupChangePolicy,omitempty"`
 
 	// SupplementalGroups are further groups, at most 32, each from 0 to 2147483647.
 	// +optional
@@ -148,7 +147,7 @@ type SecurityContext struct {
 	// SELinuxOptions are the SELinux label of the processes; the runtime chooses one
 	// without it.
 	// +optional
-	SELinuxOptions SELinuxOptions `json:"seLinuxOptions,omitzero"`
+	SELinuxOptions *SELinuxOptions `json:"seLinuxOptions,omitempty"`
 }
 
 // FSGroupChangePolicy says when the files of a volume are given to a group.
@@ -172,12 +171,12 @@ type SELinuxOptions struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
-	Level string `json:"level,omitempty"`
+	Level *string `json:"level,omitempty"`
 
 	// Type is container_t, container_init_t, container_kvm_t or
 	// container_engine_t.
 	// +optional
-	Type SELinuxType `json:"type,omitempty"`
+	Type *SELinuxType `json:"type,omitempty"`
 }
 
 // SELinuxType is the type of an SELinux label.

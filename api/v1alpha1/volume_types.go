@@ -47,14 +47,14 @@ type Volume struct {
 	// Access is what clients may do: ReadOnly or ReadWrite. A memory volume too is
 	// ReadOnly unless it says otherwise.
 	// +optional
-	// +kubebuilder:default=ReadOnly
+	// +default="ReadOnly"
 	Access Access `json:"access,omitempty"`
 
 	// Format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
 	// image of qemu's, which is ReadOnly or CopyOnWrite. It is never guessed: who
 	// writes a raw disk could make it look like an image of another size or content.
 	// +optional
-	// +kubebuilder:default=Raw
+	// +default="Raw"
 	Format Format `json:"format,omitempty"`
 }
 
