@@ -25,18 +25,18 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:selectablefield:JSONPath=`.status.exit.reason`
 type NBDExport struct {
 	metav1.TypeMeta `json:",inline"`
-	// Metadata of the object. The name, which may have 253 characters, is cut
+	// metadata of the object. The name, which may have 253 characters, is cut
 	// and hashed where it has to be shorter; status has the names in use.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is what is offered, how, and until when. Nothing of it can be changed
+	// spec is what is offered, how, and until when. Nothing of it can be changed
 	// but limits.
 	// +required
 	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
-	// Status is what the operator has seen and done.
+	// status is what the operator has seen and done.
 	// +optional
 	Status NBDExportStatus `json:"status,omitzero"`
 }
@@ -54,7 +54,7 @@ type NBDExportList struct {
 
 // NBDExportSpec says what is offered, how, and until when.
 type NBDExportSpec struct {
-	// Volumes are what is offered: 1 to 32. The first is also what a client
+	// volumes are what is offered: 1 to 32. The first is also what a client
 	// gets that names no export.
 	// +required
 	// +listType=map
@@ -63,7 +63,7 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	Volumes []Volume `json:"volumes,omitempty"`
 
-	// ExitWhen are the conditions that end the export, at most 16; the first
+	// exitWhen are the conditions that end the export, at most 16; the first
 	// one to be met does. A condition that is met already when the export is
 	// created ends it before anything is served. Without any, only the deletion
 	// of the NBDExport ends it.
@@ -73,7 +73,7 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	ExitWhen []ExitCondition `json:"exitWhen,omitempty"`
 
-	// PollSeconds is how often scripts are run, and how often what can't be
+	// pollSeconds is how often scripts are run, and how often what can't be
 	// watched is looked at: 1 to 3600 seconds.
 	// +optional
 	// +default=60
@@ -81,28 +81,28 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:Maximum=3600
 	PollSeconds int32 `json:"pollSeconds,omitempty"`
 
-	// Drain says how the clients are treated once the export has to end.
+	// drain says how the clients are treated once the export has to end.
 	// +optional
 	// +default={}
 	Drain Drain `json:"drain,omitzero"`
 
-	// TLS says how connections are protected. It has to be written out, so that
+	// tls says how connections are protected. It has to be written out, so that
 	// nobody exports in the clear by accident.
 	// +required
 	TLS TLS `json:"tls,omitzero"`
 
-	// Service is how the export is reached.
+	// service is how the export is reached.
 	// +optional
 	// +default={}
 	Service Service `json:"service,omitzero"`
 
-	// Limits are what clients may use, and who may be one. They can be changed, and
+	// limits are what clients may use, and who may be one. They can be changed, and
 	// hold without a new pod and without a disconnect, within two minutes or so: it
 	// is the kubelet that brings them to the server.
 	// +optional
 	Limits Limits `json:"limits,omitzero"`
 
-	// TTLSecondsAfterFinished is how long after its end the NBDExport is deleted,
+	// ttlSecondsAfterFinished is how long after its end the NBDExport is deleted,
 	// with its pod and what else was made for it: 0 to 31536000 seconds, which is a
 	// year. Without it the NBDExport stays.
 	// +optional
@@ -110,7 +110,7 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:Maximum=31536000
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
-	// Template says what the export's pod has beside the server, where it runs
+	// template says what the export's pod has beside the server, where it runs
 	// and what it may use.
 	// +optional
 	Template PodTemplate `json:"template,omitzero"`
@@ -127,7 +127,7 @@ const TLSDisabled TLSMode = "Disabled"
 
 // TLS says how connections are protected.
 type TLS struct {
-	// Mode is Disabled: connections aren't protected. There is no other mode yet.
+	// mode is Disabled: connections aren't protected. There is no other mode yet.
 	// +required
 	Mode TLSMode `json:"mode,omitempty"`
 }
@@ -154,7 +154,7 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.graceSeconds) || self.graceSeconds <= self.timeoutSeconds",message="graceSeconds must not be longer than timeoutSeconds",fieldPath=".graceSeconds"
 type Drain struct {
-	// TimeoutSeconds bounds the time from the exit condition to the end: 1 to
+	// timeoutSeconds bounds the time from the exit condition to the end: 1 to
 	// 86400 seconds.
 	// +optional
 	// +default=600
@@ -162,14 +162,14 @@ type Drain struct {
 	// +kubebuilder:validation:Maximum=86400
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
 
-	// GraceSeconds is how long clients that are connected may go on: 0 to
+	// graceSeconds is how long clients that are connected may go on: 0 to
 	// timeoutSeconds. Without it they have nine tenths of timeoutSeconds.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 
-	// Policy is what happens to the requests of clients that are still connected
+	// policy is what happens to the requests of clients that are still connected
 	// when the grace is over: Refuse answers them with an error, Disconnect closes
 	// the connection.
 	// +optional

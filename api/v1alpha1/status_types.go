@@ -7,7 +7,7 @@ import (
 
 // NBDExportStatus is what the operator has seen and done.
 type NBDExportStatus struct {
-	// Conditions are Ready (clients can connect now), Progressing (a change is
+	// conditions are Ready (clients can connect now), Progressing (a change is
 	// under way), Complete (an exit condition was met and the server has ended)
 	// and Failed (the end wasn't clean).
 	// +optional
@@ -16,37 +16,37 @@ type NBDExportStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// ObservedGeneration is the generation of the spec that this status is about.
+	// observedGeneration is the generation of the spec that this status is about.
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
-	// URI is where the first volume is offered, in the form that libnbd and qemu
+	// uri is where the first volume is offered, in the form that libnbd and qemu
 	// take.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
 	URI string `json:"uri,omitempty"`
 
-	// Volumes are the volumes with the URI of each.
+	// volumes are the volumes with the URI of each.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=32
 	Volumes []VolumeStatus `json:"volumes,omitempty"`
 
-	// PodName is the pod that serves the export, or served it last.
+	// podName is the pod that serves the export, or served it last.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	PodName string `json:"podName,omitempty"`
 
-	// ServiceName is the Service by which clients reach the pod.
+	// serviceName is the Service by which clients reach the pod.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	ServiceName string `json:"serviceName,omitempty"`
 
-	// WatchedPods are the pods of the podDeleted conditions as they were first
+	// watchedPods are the pods of the podDeleted conditions as they were first
 	// seen, before anything was served. Another pod of the same name isn't the one
 	// that a condition means.
 	// +optional
@@ -55,7 +55,7 @@ type NBDExportStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	WatchedPods []WatchedPod `json:"watchedPods,omitempty"`
 
-	// Exit is why, when and how the export ended. It is there from the moment
+	// exit is why, when and how the export ended. It is there from the moment
 	// at which the operator knows that the export has to end.
 	// +optional
 	Exit *ExitStatus `json:"exit,omitempty"`
@@ -63,12 +63,12 @@ type NBDExportStatus struct {
 
 // VolumeStatus is where a volume is offered.
 type VolumeStatus struct {
-	// Name of the volume in the spec.
+	// name of the volume in the spec.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// URI is where it is offered.
+	// uri is where it is offered.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
@@ -77,26 +77,26 @@ type VolumeStatus struct {
 
 // WatchedPod is the pod that a podDeleted condition means, or one of them.
 type WatchedPod struct {
-	// Name of the entry of exitWhen.
+	// name of the entry of exitWhen.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// UID of the pod, or of one that the selector found.
+	// uid of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
 }
 
 // ExitStatus is why, when and how an export ended.
 type ExitStatus struct {
-	// Condition is the name of the entry of exitWhen that was met. When the end
+	// condition is the name of the entry of exitWhen that was met. When the end
 	// was asked for in another way, it is the same as reason.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Condition string `json:"condition,omitempty"`
 
-	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
+	// reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
 	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
 	// DrainRequested for one that was asked for at the server's control socket.
 	// +required
@@ -104,25 +104,25 @@ type ExitStatus struct {
 	// +kubebuilder:validation:MaxLength=63
 	Reason string `json:"reason,omitempty"`
 
-	// StartedAt is when the condition was noticed and the drain began.
+	// startedAt is when the condition was noticed and the drain began.
 	// +optional
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
-	// FinishedAt is when the server had ended.
+	// finishedAt is when the server had ended.
 	// +optional
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 
-	// Clean is true when no client was cut off and all that was written is on
+	// clean is true when no client was cut off and all that was written is on
 	// stable storage, false when that isn't so. It is absent until the server
 	// has ended, and stays absent when it left no report.
 	// +optional
 	Clean *bool `json:"clean,omitempty"`
 
-	// BytesRead is how many bytes the clients have read.
+	// bytesRead is how many bytes the clients have read.
 	// +optional
 	BytesRead *int64 `json:"bytesRead,omitempty"`
 
-	// BytesWritten is how many bytes the clients have written.
+	// bytesWritten is how many bytes the clients have written.
 	// +optional
 	BytesWritten *int64 `json:"bytesWritten,omitempty"`
 }

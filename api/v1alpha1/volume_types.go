@@ -32,7 +32,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || self.access != 'ReadWrite'",message="a volume with format Qcow2 can't be ReadWrite: the image is only read; make access ReadOnly or CopyOnWrite",fieldPath=".access"
 // +kubebuilder:validation:XValidation:rule="self.format == 'Raw' || !has(self.source.memory)",message="memory has no format: leave format out",fieldPath=".format"
 type Volume struct {
-	// Name is the NBD export name: 1 to 63 characters, lower-case letters, digits
+	// name is the NBD export name: 1 to 63 characters, lower-case letters, digits
 	// and dashes, with a letter or digit at both ends.
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -40,17 +40,17 @@ type Volume struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
 
-	// Source is where the bytes are: exactly one of its fields is set.
+	// source is where the bytes are: exactly one of its fields is set.
 	// +required
 	Source VolumeSource `json:"source,omitzero"`
 
-	// Access is what clients may do: ReadOnly or ReadWrite. A memory volume too is
+	// access is what clients may do: ReadOnly or ReadWrite. A memory volume too is
 	// ReadOnly unless it says otherwise.
 	// +optional
 	// +default="ReadOnly"
 	Access Access `json:"access,omitempty"`
 
-	// Format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
+	// format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
 	// image of qemu's, which is ReadOnly or CopyOnWrite. It is never guessed: who
 	// writes a raw disk could make it look like an image of another size or content.
 	// +optional
@@ -62,11 +62,11 @@ type Volume struct {
 //
 // +kubebuilder:validation:ExactlyOneOf=persistentVolumeClaim;memory
 type VolumeSource struct {
-	// PersistentVolumeClaim is a claim in the namespace of the export.
+	// persistentVolumeClaim is a claim in the namespace of the export.
 	// +optional
 	PersistentVolumeClaim *ClaimSource `json:"persistentVolumeClaim,omitempty"`
 
-	// Memory is a volume of zeros in the server's memory, whose content ends with
+	// memory is a volume of zeros in the server's memory, whose content ends with
 	// the export.
 	// +optional
 	Memory *MemorySource `json:"memory,omitempty"`
@@ -79,13 +79,13 @@ const DefaultPath = "disk.img"
 // ClaimSource is a claim: the device of a Block claim, or a file of a
 // Filesystem claim.
 type ClaimSource struct {
-	// ClaimName is the name of the PersistentVolumeClaim: 1 to 253 characters.
+	// claimName is the name of the PersistentVolumeClaim: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	ClaimName string `json:"claimName,omitempty"`
 
-	// Path is the file that is offered, relative to the root of a Filesystem claim:
+	// path is the file that is offered, relative to the root of a Filesystem claim:
 	// 1 to 1024 characters without commas or colons, and without empty, "." and ".."
 	// parts. A symbolic link out of the claim isn't followed. Without it the file is disk.img. A Block claim has no path.
 	// +optional
@@ -106,7 +106,7 @@ func (c ClaimSource) File() string {
 
 // MemorySource is a volume of zeros in the server's memory.
 type MemorySource struct {
-	// Size in bytes: a whole number above zero, such as 64Mi. Only what was
+	// size in bytes: a whole number above zero, such as 64Mi. Only what was
 	// written takes memory.
 	// +required
 	// +kubebuilder:validation:XIntOrString
