@@ -46,6 +46,21 @@ func TestSameAsKustomize(t *testing.T) {
 	}
 }
 
+// TestObjectConditionResources: the manager gets each of them, on top of what it may
+// do anyway, in the whole cluster and in single namespaces.
+func TestObjectConditionResources(t *testing.T) {
+	const values = "objectConditionResources: [{apiGroup: batch, resource: jobs}, {apiGroup: '', resource: nodes}]\n"
+	before := parse(t, render(t, ""))["ClusterRole nbdexport-manager"].at("rules").([]any)
+	want := append(before,
+		map[string]any{"apiGroups": []any{"batch"}, "resources": []any{"jobs"}, "verbs": []any{"get"}},
+		map[string]any{"apiGroups": []any{""}, "resources": []any{"nodes"}, "verbs": []any{"get"}})
+	for name, more := range map[string]string{"ClusterRole nbdexport-manager": "", "Role a nbdexport-manager": "watchNamespaces: [a]"} {
+		if diff := cmp.Diff(any(want), parse(t, render(t, values+more))[name].at("rules")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 // TestRolesAreTheClusterRole: in each namespace the manager may do what it else
 // may do everywhere, and is bound to it.
 func TestRolesAreTheClusterRole(t *testing.T) {

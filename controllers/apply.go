@@ -29,6 +29,12 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.applyConfigMap {
 		errs = append(errs, r.applyConfigMap(ctx, o, p))
 	}
+	if p.applyNetworkPolicy {
+		errs = append(errs, r.applyNetworkPolicy(ctx, o, p))
+	}
+	if p.removeNetworkPolicy {
+		errs = append(errs, r.removeNetworkPolicy(ctx, o.networkPolicy))
+	}
 	switch p.pod {
 	case podCreate:
 		errs = append(errs, r.createPod(ctx, o, p))
@@ -37,6 +43,15 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	}
 	if p.releasePod {
 		errs = append(errs, r.releasePod(ctx, o.pod))
+	}
+	if len(p.makeClaims) > 0 {
+		errs = append(errs, r.makeTemporary(ctx, p))
+	}
+	for _, claim := range p.removeClaims {
+		errs = append(errs, r.removeClaim(ctx, claim))
+	}
+	if p.stampPod {
+		errs = append(errs, r.stampPod(ctx, o.export, o.pod))
 	}
 	if p.removeExport {
 		errs = append(errs, r.removeExport(ctx, o.export))
@@ -170,5 +185,8 @@ func (r *Reconciler) releasePod(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	err := r.Patch(ctx, changed, client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{}))
+	if err == nil {
+		r.Metrics.drained(pod)
+	}
 	return client.IgnoreNotFound(err)
 }

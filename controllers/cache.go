@@ -4,6 +4,7 @@ import (
 	"maps"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -13,8 +14,8 @@ import (
 
 // CacheOptions keep the operator's memory small. All pods of the cluster have to
 // be watched, for any of them may end an export or hold its claim; what isn't
-// looked at is thrown away. Of Services and ConfigMaps only those made for exports
-// are kept: whether another one has the name is asked of the API server.
+// looked at is thrown away. Of Services, ConfigMaps and NetworkPolicies only those
+// made for exports are kept: whether another one has the name is asked of the API server.
 func CacheOptions() cache.Options {
 	ours, err := labels.Parse(v1alpha1.LabelExport)
 	if err != nil {
@@ -27,6 +28,7 @@ func CacheOptions() cache.Options {
 			&corev1.PersistentVolumeClaim{}: {Transform: trimClaim},
 			&corev1.Service{}:               {Label: ours},
 			&corev1.ConfigMap{}:             {Label: ours},
+			&networkingv1.NetworkPolicy{}:   {Label: ours},
 		},
 	}
 }
@@ -55,7 +57,7 @@ func trimPod(in any) (any, error) {
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
 		maps.DeleteFunc(annotations, func(key, _ string) bool {
-			return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationNode
+			return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationNode && key != v1alpha1.AnnotationSpec
 		})
 		pod.Annotations = annotations
 	} else {

@@ -40,7 +40,7 @@ func scene() *observed {
 	vm := userPod("vm", "node-7")
 	vm.UID = "9"
 	e.CreationTimestamp = metav1.NewTime(noon)
-	e.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "vm-gone", UID: vm.UID}}
+	e.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "vm-gone", UID: vm.UID, PodName: "vm"}}
 	return &observed{
 		export: e,
 		claims: map[string]*corev1.PersistentVolumeClaim{"disk": {
@@ -90,6 +90,7 @@ func withPod(o *observed) *corev1.Pod {
 			Namespace: "vms", Name: "nbd-e", UID: "2",
 			Finalizers:      []string{v1alpha1.FinalizerReport},
 			OwnerReferences: []metav1.OwnerReference{ownerRef(o.export.UID)},
+			Annotations:     map[string]string{v1alpha1.AnnotationSpec: desired.Stamp(o.export)},
 		},
 		Spec: corev1.PodSpec{NodeName: "node-7", TerminationGracePeriodSeconds: ptr.To[int64](75)},
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // observed is what a decision is made from.
@@ -23,9 +25,17 @@ type observed struct {
 	pod       *corev1.Pod
 	service   *corev1.Service
 	configMap *corev1.ConfigMap
+	// networkPolicy too, unless the export has none and somebody else does.
+	networkPolicy *networkingv1.NetworkPolicy
 	// claims are the claims of the export, by name, without those that don't
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
+	// temporary are the claims to which snapshots are restored, by name: all that the
+	// export owns, and while it is served also those of others that have the name
+	// of one.
+	temporary map[string]*corev1.PersistentVolumeClaim
+	// snapshots are those that are yet to be restored, by the volume's name.
+	snapshots map[string]snapshot
 	// users are the pods that use a claim, by the claim's name, without the
 	// export's own.
 	users map[string][]corev1.Pod
@@ -38,7 +48,12 @@ type observed struct {
 	selected map[string][]corev1.Pod
 	// objects are those of objectConditions, by the name of the exit condition.
 	objects map[string]looked
-	now     time.Time
+	// answer is what the server said of itself, as listen returns it.
+	answer      *serverstatus.Answer
+	answerKnown bool
+	// node is that of the pod.
+	node node
+	now  time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -55,6 +70,12 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.pod, err = find[corev1.Pod](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
 	}
+	if o.temporary, err = r.ownClaims(ctx, e); err != nil {
+		return nil, err
+	}
+	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
+		return nil, err
+	}
 	if !e.DeletionTimestamp.IsZero() || isComplete(e) {
 		return o, nil
 	}
@@ -62,6 +83,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return nil, err
 	}
 	if o.configMap, err = find[corev1.ConfigMap](ctx, r, e.Namespace, name); err != nil {
+		return nil, err
+	}
+	if o.networkPolicy, err = r.networkPolicyOf(ctx, e); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {
@@ -75,6 +99,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		if o.users[claim], err = r.usersOf(ctx, e, claim); err != nil {
 			return nil, err
 		}
+	}
+	if err := r.observeSnapshots(ctx, o); err != nil {
+		return nil, err
 	}
 	if o.others, err = r.othersOf(ctx, e); err != nil {
 		return nil, err

@@ -3,6 +3,8 @@ package controllers
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
@@ -13,8 +15,17 @@ type plan struct {
 	applyService bool
 	// applyConfigMap says the same of the ConfigMap.
 	applyConfigMap bool
+	// applyNetworkPolicy says the same of the NetworkPolicy, removeNetworkPolicy
+	// that there is one of the export's which it shall not have any more.
+	applyNetworkPolicy, removeNetworkPolicy bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
+	// makeClaims are temporary claims to be made.
+	makeClaims []*corev1.PersistentVolumeClaim
+	// removeClaims are temporary claims to be deleted.
+	removeClaims []*corev1.PersistentVolumeClaim
+	// stampPod writes onto the pod that it serves the spec as it is.
+	stampPod bool
 	// removeExport deletes the export.
 	removeExport bool
 	// releaseExport takes the finalizer off the export.
@@ -29,6 +40,10 @@ type plan struct {
 	exit *v1alpha1.ExitStatus
 	// say are the conditions to be set; those not named stay as they are.
 	say []verdict
+	// heard says that connections is the truth, nil for a number that nobody knows;
+	// else it stays as it is in the status.
+	heard       bool
+	connections *int32
 	// served says that the Service exists or is about to: its name and the URIs
 	// may be told.
 	served bool
@@ -77,6 +92,15 @@ func blocked(f finding) []verdict {
 		{v1alpha1.ConditionReady, false, f.reason, f.message},
 		{v1alpha1.ConditionProgressing, false, f.reason, f.message},
 	}
+}
+
+// stopped says that the export isn't ready for a reason which passes by itself, or
+// for which somebody has to help.
+func stopped(f finding) []verdict {
+	if passing[f.reason] {
+		return underWay(f.reason, f.message)
+	}
+	return blocked(f)
 }
 
 // notEnded says that there is nothing to say about the end.

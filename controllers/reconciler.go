@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports,verbs=get;list;watch;patch;delete
@@ -23,10 +25,12 @@ import (
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
-// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
+// +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;patch;delete
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
-// Reconciler brings the pods, Services and ConfigMaps of exports to where their
+// Reconciler brings the pods of exports and what else is made for them to where their
 // specs and exit conditions want them. All exported fields have to be set.
 type Reconciler struct {
 	// Client reads from the cache and writes to the API server.
@@ -37,11 +41,20 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Image is the image of the server.
 	Image string
+	// Servers asks the servers of exports how they are doing. SetupWithManager
+	// starts it.
+	Servers *serverstatus.Watcher
+	// Metrics count what happens to exports.
+	Metrics *Metrics
 	// Clock is what deadlines and other times are compared with.
 	Clock clock.PassiveClock
 
+	// told has the Events of the last hour; SetupWithManager makes it.
+	told *cache.LRUExpireCache
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
+	// refusals keep the status from being written again and again.
+	refusals refusals
 }
 
 // conflictDelay is when an export is looked at again that had changed between
@@ -53,6 +66,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var e v1alpha1.NBDExport
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
+		r.Servers.Forget(req.NamespacedName)
+		r.refusals.forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
 	if err != nil {
@@ -62,7 +77,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	o.answer, o.answerKnown = r.listen(o)
 	p := decide(o)
+	p.hear(o)
 	err = r.apply(ctx, o, &p)
 	if p.releaseExport {
 		err = errors.Join(err, r.releaseExport(ctx, &e))
@@ -89,7 +106,12 @@ func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.
 	if !orphan && (ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod)) {
 		return ctrl.Result{}, nil
 	}
-	over, again := podOver(&pod, r.Clock.Now())
+	o := &observed{pod: &pod, now: r.Clock.Now()}
+	var err error
+	if o.node, err = r.nodeOf(ctx, &pod, o.now); err != nil {
+		return ctrl.Result{}, err
+	}
+	over, again := o.over(&pod)
 	switch {
 	case over:
 		return ctrl.Result{}, r.releasePod(ctx, &pod)

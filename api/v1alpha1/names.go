@@ -16,6 +16,9 @@ const (
 	// AnnotationNode is the annotation on pods that may run on one node only, because
 	// their claims are in use there: the name of that node.
 	AnnotationNode = "nbdexport.io/node"
+	// AnnotationSpec is the annotation on pods with the generation of the spec that
+	// the pod serves, and a digest of each field of it that made the pod.
+	AnnotationSpec = "nbdexport.io/spec"
 	// FieldOwner is the operator's name in the managed fields of what it applies.
 	FieldOwner = "nbdexport"
 )

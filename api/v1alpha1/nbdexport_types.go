@@ -14,6 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="Whether clients can connect now"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="Why it is ready or isn't"
 // +kubebuilder:printcolumn:name="URI",type=string,JSONPath=`.status.uri`,description="Where the first volume is offered"
+// +kubebuilder:printcolumn:name="Clients",type=integer,JSONPath=`.status.connections`,description="How many connections of clients are open"
 // +kubebuilder:printcolumn:name="Exit",type=string,JSONPath=`.status.exit.condition`,description="The condition that ended the export"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Clean",type=boolean,JSONPath=`.status.exit.clean`,priority=1,description="Whether nothing was cut short at the end"
@@ -23,6 +24,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:selectablefield:JSONPath=`.status.podName`
 // +kubebuilder:selectablefield:JSONPath=`.status.exit.condition`
 // +kubebuilder:selectablefield:JSONPath=`.status.exit.reason`
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.exit) || self.spec == oldSelf.spec",message="an exit condition was met, see status.exit: the spec can't change any more; delete the export and create it anew",fieldPath=".spec"
 type NBDExport struct {
 	metav1.TypeMeta `json:",inline"`
 	// metadata of the object. The name, which may have 253 characters, is cut
@@ -30,10 +32,14 @@ type NBDExport struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// spec is what is offered, how, and until when. Nothing of it can be changed
-	// but limits.
+	// spec is what is offered, how, and until when. Limits, networkPolicy, service,
+	// ttlSecondsAfterFinished and the conditions of exitWhen that the operator watches
+	// itself, podDeleted and objectCondition, can be changed while clients are
+	// connected. Every other change drains the pod and is followed by a new one. An
+	// export with a CopyOnWrite volume takes no such change, and none is taken once
+	// status.exit is set.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="!oldSelf.volumes.exists(v, v.access == 'CopyOnWrite') || (self.volumes == oldSelf.volumes && (has(self.exitWhen) ? self.exitWhen.filter(c, !has(c.podDeleted) && !has(c.objectCondition)) : []) == (has(oldSelf.exitWhen) ? oldSelf.exitWhen.filter(c, !has(c.podDeleted) && !has(c.objectCondition)) : []) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template))",message="the change needs a new pod, and with the old one would go what clients have written to the CopyOnWrite volume: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// status is what the operator has seen and done.
@@ -95,6 +101,12 @@ type NBDExportSpec struct {
 	// +optional
 	// +default={}
 	Service Service `json:"service,omitzero"`
+
+	// networkPolicy says who reaches the export's pod over the network. It can be
+	// changed, and holds at once where the network plugin holds NetworkPolicies.
+	// +optional
+	// +default={}
+	NetworkPolicy NetworkPolicy `json:"networkPolicy,omitzero"`
 
 	// limits are what clients may use, and who may be one. They can be changed, and
 	// hold without a new pod and without a disconnect, within two minutes or so: it

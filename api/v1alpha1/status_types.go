@@ -8,8 +8,9 @@ import (
 // NBDExportStatus is what the operator has seen and done.
 type NBDExportStatus struct {
 	// conditions are Ready (clients can connect now), Progressing (a change is
-	// under way), Complete (an exit condition was met and the server has ended)
-	// and Failed (the end wasn't clean).
+	// under way), Complete (an exit condition was met and the server has ended),
+	// Failed (the end wasn't clean) and, once that has happened, Degraded (clients
+	// can connect, but not all that they do succeeds).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -46,8 +47,19 @@ type NBDExportStatus struct {
 	// +kubebuilder:validation:MaxLength=253
 	ServiceName string `json:"serviceName,omitempty"`
 
+	// connections are the connections of clients that are open, those that are still
+	// negotiating among them: 0 or more, as the server said within the last half a
+	// minute or so. It is absent when no server runs, and when the operator can't reach it.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Connections *int32 `json:"connections,omitempty"`
+
+	// firstReadyAt is when clients could connect for the first time.
+	// +optional
+	FirstReadyAt *metav1.Time `json:"firstReadyAt,omitempty"`
+
 	// watchedPods are the pods of the podDeleted conditions as they were first
-	// seen, before anything was served. Another pod of the same name isn't the one
+	// seen, before anything was served or when the condition came into the spec. Another pod of the same name isn't the one
 	// that a condition means.
 	// +optional
 	// +listType=map
@@ -85,6 +97,14 @@ type WatchedPod struct {
 	// uid of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
+	// podName is the pod that the condition names. When it names another one, this
+	// record counts for nothing.
+	// +optional
+	PodName string `json:"podName,omitempty"`
+	// selector is that of the condition, as kubectl writes it. When it is another
+	// one, this record counts for nothing.
+	// +optional
+	Selector string `json:"selector,omitempty"`
 }
 
 // ExitStatus is why, when and how an export ended.
@@ -97,8 +117,9 @@ type ExitStatus struct {
 	Condition string `json:"condition,omitempty"`
 
 	// reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
-	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
-	// DrainRequested for one that was asked for at the server's control socket.
+	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition;
+	// DrainRequested for one that was asked for at the server's control socket, or
+	// ScratchLost if there was none.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63

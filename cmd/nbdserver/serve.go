@@ -88,7 +88,8 @@ VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]
           volume is also the default export ""
   root    the directory that SOURCE is relative to, and never leads out of
   access  default: read-only; for memory read-write. copy-on-write: what clients
-          write is dropped at the end, the file or device stays as it is
+          write is dropped at the end, the file or device stays as it is; over
+          memory, it is on disk
   scratch the directory for what they write; default: $TMPDIR, or /var/tmp
   scratch-size  the most of it, default: no limit
   format  what the file or device has; default: raw, never guessed

@@ -135,8 +135,6 @@ func (v *volume) setOptions(arg string, options map[string]string) error {
 		v.readOnly = true
 	case access == "read-write":
 		v.readOnly = false
-	case access == "copy-on-write" && v.memory:
-		return fmt.Errorf("volume %q: memory has nothing below it to be copied on write: leave access out", arg)
 	case access == "copy-on-write":
 		v.readOnly, v.cow = false, true
 	default:
@@ -228,25 +226,29 @@ func closeVolumes(exports []*nbdserver.Export) {
 }
 
 func (v volume) open() (backend.Backend, error) {
+	base, err := v.openBase()
+	if err != nil || !v.cow {
+		return base, err
+	}
+	o, err := cow.Open(base, v.scratch)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), base.Close())
+	}
+	return o, nil
+}
+
+// openBase opens what a volume is, below its scratch.
+func (v volume) openBase() (backend.Backend, error) {
 	if v.memory {
 		return memory.New(v.size)
 	}
 	f, err := file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly || v.cow})
+	if err != nil || !v.qcow2 {
+		return f, err
+	}
+	q, err := qcow2.Open(context.Background(), f)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(fmt.Errorf("volume %q: %s %w", v.name, v.path, err), f.Close())
 	}
-	var b backend.Backend = f
-	if v.qcow2 {
-		if b, err = qcow2.Open(context.Background(), f); err != nil {
-			return nil, errors.Join(fmt.Errorf("volume %q: %s %w", v.name, v.path, err), f.Close())
-		}
-	}
-	if v.cow {
-		o, err := cow.Open(b, v.scratch)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), b.Close())
-		}
-		b = o
-	}
-	return b, nil
+	return q, nil
 }

@@ -50,6 +50,7 @@ func TestParseVolume(t *testing.T) {
 
 		{"memory:1G", volume{name: "memory", memory: true, size: 1 << 30}},
 		{"scratch=memory:512", volume{name: "scratch", memory: true, size: 512}},
+		{"swap=memory:1M,access=copy-on-write,scratch-size=64K", volume{name: "swap", memory: true, size: 1 << 20, cow: true, scratch: cow.Options{Limit: 1 << 16}}},
 		{"scratch=memory:1M,access=read-only", volume{name: "scratch", memory: true, size: 1 << 20, readOnly: true}},
 	}
 	for _, tt := range tests {
@@ -75,7 +76,6 @@ func TestParseVolumeRefuses(t *testing.T) {
 		{"a.img,root=/a,root=/b", "root is given twice"},
 		{"a.img,tls=off", `not "off"`},
 		{"a.img,tls=", `not ""`},
-		{"memory:1M,access=copy-on-write", "memory has nothing below it"},
 		{"a.img,format=vmdk", `not "vmdk"`},
 		{"a.img,format=", `not ""`},
 		{"a.img,format=raw,format=qcow2", "format is given twice"},
@@ -174,13 +174,14 @@ func TestOpenCopyOnWrite(t *testing.T) {
 	v := volume{name: "a", path: "disk", root: dir, cow: true, scratch: cow.Options{Dir: t.TempDir()}}
 	limited := v
 	limited.name, limited.scratch.Limit = "b", 1<<16
-	exports, err := openVolumes([]volume{v, limited})
+	inMemory := volume{name: "c", memory: true, size: 1 << 20, cow: true, scratch: v.scratch}
+	exports, err := openVolumes([]volume{v, limited, inMemory})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer closeVolumes(exports)
 	p := make([]byte, 4)
-	for i, limit := range []uint64{0, 1 << 16} {
+	for i, limit := range []uint64{0, 1 << 16, 0} {
 		e := exports[i]
 		if err := e.Backend.WriteAt(t.Context(), []byte(e.Name+"..."), 5); err != nil || e.ReadOnly || e.Backend.Info().ReadOnly {
 			t.Errorf("%q can't be written to: %v, %+v", e.Name, err, e.Backend.Info())
@@ -219,7 +220,7 @@ func FuzzParseVolume(f *testing.F) {
 			t.Errorf("a file: %+v", v)
 		case v.qcow2 && (v.memory || !v.readOnly && !v.cow):
 			t.Errorf("an image: %+v", v)
-		case v.cow && (v.memory || v.readOnly) || !v.cow && v.scratch != cow.Options{}:
+		case v.cow && v.readOnly || !v.cow && v.scratch != cow.Options{}:
 			t.Errorf("a scratch: %+v", v)
 		}
 		if v.memory {

@@ -56,7 +56,7 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 		"--log-format", "json",
 	)
 	for _, v := range e.Spec.Volumes {
-		out = append(out, volumeArg(v, modes))
+		out = append(out, volumeArg(e, v, modes))
 	}
 	return out
 }
@@ -117,10 +117,13 @@ func scriptArg(s v1alpha1.Script) string {
 }
 
 // volumeArg is how the server is told a volume.
-func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
+func volumeArg(e *v1alpha1.NBDExport, v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
 	access := "access=read-only"
-	if v.Access == v1alpha1.ReadWrite {
+	switch v.Access {
+	case v1alpha1.ReadWrite:
 		access = "access=read-write"
+	case v1alpha1.CopyOnWrite:
+		access = fmt.Sprintf("access=copy-on-write,scratch=%s,scratch-size=%d", scratchDir, v.Scratch.SizeLimit.Value())
 	}
 	if m := v.Source.Memory; m != nil {
 		return fmt.Sprintf("%s=memory:%d,%s", v.Name, m.Size.Value(), access)
@@ -128,11 +131,11 @@ func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) 
 	if v.Format == v1alpha1.Qcow2 {
 		access += ",format=qcow2"
 	}
-	claim := v.Source.PersistentVolumeClaim
-	if modes[claim.ClaimName] == corev1.PersistentVolumeBlock {
+	claim, file := claimOf(e, v)
+	if modes[claim] == corev1.PersistentVolumeBlock {
 		return fmt.Sprintf("%s=%s,%s", v.Name, path.Join(deviceRoot, v.Name), access)
 	}
-	return fmt.Sprintf("%s=%s,root=%s,%s", v.Name, claim.File(), path.Join(fileRoot, v.Name), access)
+	return fmt.Sprintf("%s=%s,root=%s,%s", v.Name, file, path.Join(fileRoot, v.Name), access)
 }
 
 // duration writes seconds in the form in which the server's report repeats them.

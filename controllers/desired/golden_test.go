@@ -36,6 +36,7 @@ func export(t *testing.T, name string) *v1alpha1.NBDExport {
 	s.Drain.TimeoutSeconds = orElse(s.Drain.TimeoutSeconds, 600)
 	s.Drain.Policy = orElse(s.Drain.Policy, v1alpha1.DrainRefuse)
 	s.Service.Port = orElse(s.Service.Port, v1alpha1.DefaultPort)
+	s.NetworkPolicy.Mode = orElse(s.NetworkPolicy.Mode, v1alpha1.NetworkPolicyManaged)
 	s.Service.Type = orElse(s.Service.Type, v1alpha1.ServiceClusterIP)
 	for i := range s.Volumes {
 		s.Volumes[i].Access = orElse(s.Volumes[i].Access, v1alpha1.ReadOnly)

@@ -58,6 +58,7 @@ func podAnnotations(e *v1alpha1.NBDExport, f Facts) map[string]string {
 	out := map[string]string{"kubectl.kubernetes.io/default-container": ServerContainer}
 	maps.Copy(out, stringsOf(e.Spec.Template.Annotations))
 	out[v1alpha1.AnnotationExport] = e.Name
+	out[v1alpha1.AnnotationSpec] = Stamp(e)
 	if f.Node != "" {
 		out[v1alpha1.AnnotationNode] = f.Node
 	}

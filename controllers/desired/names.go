@@ -17,11 +17,19 @@ import (
 // maxName is the longest name of a Service, and value of a label.
 const maxName = 63
 
-// ChildName is the name of the pod, the Service and the ConfigMap of an export. It is always
+// ChildName is the name of the pod, the Service, the ConfigMap and the NetworkPolicy of an
+// export. It is always
 // the same for the same export: two pods of one export can't exist. An altered name
 // ends in a hash, because "a.b" and "a-b" are two exports.
 func ChildName(export string) string {
 	return safe("nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
+}
+
+// TemporaryClaimName is the name of the claim to which the snapshot of a volume is
+// restored. It always ends in a hash: the export "a-b" with the volume "c" isn't
+// "a" with "b-c".
+func TemporaryClaimName(export, volume string) string {
+	return hashed("nbd-"+strings.ReplaceAll(export, ".", "-")+"-"+volume, export+"/"+volume)
 }
 
 // LabelValue is the value of v1alpha1.LabelExport for an export.
@@ -35,6 +43,11 @@ func safe(name, original string) string {
 	if name == original && len(name) <= maxName {
 		return name
 	}
+	return hashed(name, original)
+}
+
+// hashed cuts a name to maxName characters with a hash of the original at its end.
+func hashed(name, original string) string {
 	sum := sha256.Sum256([]byte(original))
 	hash := hex.EncodeToString(sum[:4])
 	if limit := maxName - len(hash) - 1; len(name) > limit {

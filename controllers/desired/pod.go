@@ -56,7 +56,7 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	server.WithVolumeMounts(mounts...).WithVolumeDevices(devices...)
 
 	spec := corev1ac.PodSpec().
-		WithRestartPolicy(corev1.RestartPolicyOnFailure).
+		WithRestartPolicy(restartPolicy(e)).
 		WithTerminationGracePeriodSeconds(int64(e.Spec.Drain.TimeoutSeconds) + graceMargin).
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
@@ -118,21 +118,33 @@ func server(e *v1alpha1.NBDExport, f Facts) (*corev1ac.ContainerApplyConfigurati
 		WithResources(resources), nil
 }
 
-// resources are those of the template, or else what a server needs for sure.
+// resources are those of the template, or else what a server needs for sure, and
+// room for the scratches.
 func resources(e *v1alpha1.NBDExport) (*corev1ac.ResourceRequirementsApplyConfiguration, error) {
+	out := leastResources(e)
 	if r := e.Spec.Template.Resources; r != nil {
-		return convert[corev1ac.ResourceRequirementsApplyConfiguration](r)
+		var err error
+		if out, err = convert[corev1ac.ResourceRequirementsApplyConfiguration](r); err != nil {
+			return nil, err
+		}
 	}
+	if CopiesOnWrite(e) {
+		requestScratch(e, out)
+	}
+	return out, nil
+}
+
+func leastResources(e *v1alpha1.NBDExport) *corev1ac.ResourceRequirementsApplyConfiguration {
 	memory := resource.MustParse("64Mi")
 	for _, v := range e.Spec.Volumes {
-		if m := v.Source.Memory; m != nil {
+		if m := v.Source.Memory; m != nil && v.Access != v1alpha1.CopyOnWrite {
 			memory.Add(m.Size)
 		}
 	}
 	return corev1ac.ResourceRequirements().WithRequests(corev1.ResourceList{
 		corev1.ResourceCPU:    resource.MustParse("50m"),
 		corev1.ResourceMemory: memory,
-	}), nil
+	})
 }
 
 // restricted is what the Pod Security Standard "restricted" asks of a container

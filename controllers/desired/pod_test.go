@@ -18,6 +18,9 @@ var facts = Facts{
 	Modes: map[string]corev1.PersistentVolumeMode{
 		"vm-disk": corev1.PersistentVolumeFilesystem,
 		"block":   corev1.PersistentVolumeBlock,
+		// Temporary claims.
+		TemporaryClaimName("monday", "root"): corev1.PersistentVolumeFilesystem,
+		TemporaryClaimName("monday", "data"): corev1.PersistentVolumeBlock,
 	},
 }
 

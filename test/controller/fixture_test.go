@@ -3,6 +3,7 @@ package controller_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -23,6 +24,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
@@ -38,6 +40,10 @@ type world struct {
 	parallel int
 	// clock is the operator's; nil is the real one.
 	clock clock.PassiveClock
+	// ask asks the servers of exports; nil finds that none of them answers.
+	ask serverstatus.Fetch
+	// metrics are those of the operator that started last.
+	metrics *controllers.Metrics
 }
 
 // newWorld makes a namespace and starts an operator. Both end with the test.
@@ -66,11 +72,19 @@ func (w *world) start() {
 	if w.clock == nil {
 		w.clock = clock.RealClock{}
 	}
+	if w.ask == nil {
+		w.ask = func(context.Context, string) (serverstatus.Answer, error) {
+			return serverstatus.Answer{}, errors.New("there is no server")
+		}
+	}
+	w.metrics = controllers.NewMetrics("test", mgr.GetClient(), mgr.Elected())
 	r := &controllers.Reconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("nbdexport"),
 		Image:    "nbdexport:test",
+		Servers:  serverstatus.New(w.ask),
+		Metrics:  w.metrics,
 		Clock:    w.clock,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/go-logr/logr"
@@ -27,11 +28,13 @@ import (
 
 var (
 	// kube reaches the API server as its administrator.
-	kube client.Client
+	kube client.WithWatch
 	// operator is how the operator reaches the API server: with the rights that
 	// config/rbac gives it, and no others.
 	operator *rest.Config
 	scheme   = runtime.NewScheme()
+	// programs is a directory for what is built.
+	programs string
 )
 
 func TestMain(m *testing.M) {
@@ -54,6 +57,10 @@ func run(m *testing.M) (code int, err error) {
 			return 0, err
 		}
 	}
+	if programs, err = os.MkdirTemp("", "nbdexport-"); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(programs)
 	env := &envtest.Environment{
 		Scheme:                scheme,
 		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd")},
@@ -61,6 +68,15 @@ func run(m *testing.M) (code int, err error) {
 		BinaryAssetsDirectory: assets,
 	}
 	ctrl.SetLogger(logr.Discard())
+	dir, err := os.MkdirTemp("", "audit")
+	if err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(dir)
+	audit, err := auditLog(env, dir)
+	if err != nil {
+		return 0, err
+	}
 	admin, err := env.Start()
 	if err != nil {
 		return 0, fmt.Errorf("can't start the API server from %s: %w", assets, err)
@@ -72,18 +88,30 @@ func run(m *testing.M) (code int, err error) {
 	}()
 	// The client of the tests must not wait.
 	admin.QPS, admin.Burst = -1, -1
-	if kube, err = client.New(admin, client.Options{Scheme: scheme}); err != nil {
+	if kube, err = client.NewWithWatch(admin, client.Options{Scheme: scheme}); err != nil {
 		return 0, err
 	}
 	if err := installRBAC(); err != nil {
 		return 0, err
 	}
-	user, err := env.AddUser(envtest.User{Name: "system:serviceaccount:nbdexport-system:nbdexport-manager"}, nil)
+	user, err := env.AddUser(envtest.User{Name: operatorUser}, nil)
 	if err != nil {
 		return 0, err
 	}
 	operator = user.Config()
-	return m.Run(), nil
+	if code = m.Run(); code != 0 || !wholeRun() {
+		return code, nil
+	}
+	unused, err := unusedRights(audit)
+	if err == nil && len(unused) > 0 {
+		err = fmt.Errorf("the operator has rights that it never used in these tests: take them from it, or test what needs them:\n%s", strings.Join(unused, "\n"))
+	}
+	return code, err
+}
+
+// rbacFiles are the manifests with the operator's rights.
+var rbacFiles = []string{
+	"role", "role_binding", "leader_election_role", "leader_election_role_binding", "metrics_auth_role", "metrics_auth_role_binding",
 }
 
 // installRBAC gives the operator's service account its rights, out of the
@@ -93,9 +121,7 @@ func installRBAC() error {
 	if err := kube.Create(context.Background(), ns); err != nil {
 		return err
 	}
-	for _, name := range []string{
-		"role", "role_binding", "leader_election_role", "leader_election_role_binding", "metrics_auth_role", "metrics_auth_role_binding",
-	} {
+	for _, name := range rbacFiles {
 		text, err := os.ReadFile(filepath.Join("..", "..", "config", "rbac", name+".yaml"))
 		if err != nil {
 			return err

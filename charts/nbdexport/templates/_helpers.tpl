@@ -47,6 +47,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{/* The rules that the manager needs where its exports are: generated from the Go code. */}}
 {{- define "nbdexport.rules" -}}
 {{ (.Files.Get "files/role.yaml" | fromYaml).rules | toYaml }}
+{{- range .Values.objectConditionResources }}
+- apiGroups: [{{ .apiGroup | quote }}]
+  resources: [{{ .resource }}]
+  verbs: [get]
+{{- end }}
 {{- end }}
 
 {{/* The manager as the subject of a binding. */}}
