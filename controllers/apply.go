@@ -35,6 +35,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.removeNetworkPolicy {
 		errs = append(errs, r.removeNetworkPolicy(ctx, o.networkPolicy))
 	}
+	if p.certify {
+		errs = append(errs, r.certify(ctx, o, p))
+	}
 	switch p.pod {
 	case podCreate:
 		errs = append(errs, r.createPod(ctx, o, p))
@@ -66,7 +69,9 @@ func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) err
 	if o.service != nil {
 		opts = append(opts, client.ForceOwnership)
 	}
-	err := r.Apply(ctx, desired.Service(o.export), opts...)
+	service := desired.Service(o.export)
+	err := r.Apply(ctx, service, opts...)
+	o.trust.addresses = service.Spec.ClusterIPs
 	return p.refused("the Service", err)
 }
 

@@ -44,7 +44,7 @@ var passing = map[string]bool{
 }
 
 // nameChecks are made first: nothing is touched that belongs to somebody else.
-var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken, networkPolicyNameTaken, temporaryNameTaken}
+var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken, networkPolicyNameTaken, temporaryNameTaken, secretNameTaken, authorityNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{

@@ -180,11 +180,17 @@ func decideService(o *observed) plan {
 	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
 	p.applyNetworkPolicy, p.removeNetworkPolicy = networkPolicyDiffers(o)
 	p.served = true
+	p.certificates(o)
 
 	p.watched = unrecorded(o)
 	if pod == nil {
 		if f, found := firstOf(claimChecks, o); found {
 			p.say = append(p.say, stopped(f)...)
+			return p
+		}
+		if f, found := firstOf(tlsChecks, o); found {
+			p.say = append(p.say, blocked(f)...)
+			p.lookAgainIn(secretDelay)
 			return p
 		}
 		if len(p.watched) > 0 {
@@ -199,7 +205,9 @@ func decideService(o *observed) plan {
 		p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")...)
 		return p
 	}
-	p.again = again
+	if again > 0 {
+		p.lookAgainIn(again)
+	}
 	p = judgePod(o, pod, p)
 	if f, found := unheard(o); found {
 		p.say = append(p.say, blocked(f)...)

@@ -35,6 +35,7 @@ func scene() *observed {
 			},
 			Drain:   v1alpha1.Drain{TimeoutSeconds: 60},
 			Service: v1alpha1.Service{Port: 10809},
+			TLS:     v1alpha1.TLS{Mode: v1alpha1.TLSDisabled, ClientAuth: v1alpha1.ClientAuthRequired},
 		},
 	}
 	vm := userPod("vm", "node-7")

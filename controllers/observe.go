@@ -31,7 +31,7 @@ type observed struct {
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
 	// temporary are the claims to which snapshots are restored, by name: all that the
-	// export owns, and while it is served also those of others that have the name
+	// export owns, and until it has to end also those of others that have the name
 	// of one.
 	temporary map[string]*corev1.PersistentVolumeClaim
 	// snapshots are those that are yet to be restored, by the volume's name.
@@ -53,7 +53,9 @@ type observed struct {
 	answerKnown bool
 	// node is that of the pod.
 	node node
-	now  time.Time
+	// trust is what there is for TLS.
+	trust trust
+	now   time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -88,6 +90,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.networkPolicy, err = r.networkPolicyOf(ctx, e); err != nil {
 		return nil, err
 	}
+	if o.trust, err = r.trust(ctx, o); err != nil {
+		return nil, err
+	}
 	for _, claim := range claimNames(e) {
 		pvc, err := find[corev1.PersistentVolumeClaim](ctx, r, e.Namespace, claim)
 		if err != nil {
@@ -99,9 +104,6 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		if o.users[claim], err = r.usersOf(ctx, e, claim); err != nil {
 			return nil, err
 		}
-	}
-	if err := r.observeSnapshots(ctx, o); err != nil {
-		return nil, err
 	}
 	if o.others, err = r.othersOf(ctx, e); err != nil {
 		return nil, err
@@ -116,6 +118,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		}
 	}
 	if e.Status.Exit == nil {
+		if err := r.observeSnapshots(ctx, o); err != nil {
+			return nil, err
+		}
 		o.objects = r.objectsOf(ctx, e)
 		o.selected, err = r.selectedPods(ctx, e)
 	}

@@ -18,6 +18,8 @@ type plan struct {
 	// applyNetworkPolicy says the same of the NetworkPolicy, removeNetworkPolicy
 	// that there is one of the export's which it shall not have any more.
 	applyNetworkPolicy, removeNetworkPolicy bool
+	// certify says that certificates are missing, or due to be renewed.
+	certify bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
 	// makeClaims are temporary claims to be made.

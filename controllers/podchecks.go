@@ -17,7 +17,7 @@ func serving(o *observed) (finding, bool) {
 	if c := podCondition(o.pod, corev1.PodReady); c == nil || c.Status != corev1.ConditionTrue {
 		return finding{}, false
 	}
-	if f, unwatched := firstOf([]check{invalidSelector, unwatchable}, o); unwatched {
+	if f, trouble := firstOf([]check{invalidSelector, unwatchable, authorityDamaged}, o); trouble {
 		// Nobody is cut off for that, but somebody has to know.
 		return found(v1alpha1.ReasonServing, "clients can connect, but %s", f.message)
 	}

@@ -155,8 +155,8 @@ func restorable(obj, content *unstructured.Unstructured, claim *corev1.Persisten
 		s.trouble, _ = found(v1alpha1.ReasonInvalidVolume, "the VolumeSnapshot %s is of a block device without files, and its volume has a path: create the export anew without the path", obj.GetName())
 		return s
 	}
-	text, _, _ := unstructured.NestedString(obj.Object, "status", "restoreSize")
-	size, err := resource.ParseQuantity(text)
+	restoreSize, _, _ := unstructured.NestedFieldNoCopy(obj.Object, "status", "restoreSize")
+	size, err := resource.ParseQuantity(fmt.Sprint(restoreSize)) // it may be a number too
 	if (err != nil || size.Sign() <= 0) && claim != nil {
 		// What a driver may leave out. A claim can only have grown since.
 		size, err = claim.Status.Capacity[corev1.ResourceStorage], nil

@@ -78,6 +78,7 @@ func TestRestorable(t *testing.T) {
 	}{
 		{name: "all from the claim", object: "{}", claim: claim(ptr.To("fast"), block), size: "5Gi", mode: "Block", class: "fast"},
 		{name: "size of the snapshot", object: "status: {restoreSize: 3Gi}", claim: claim(nil, nil), size: "3Gi", mode: "Filesystem"},
+		{name: "size in bytes", object: "status: {restoreSize: 3221225472}", claim: claim(nil, nil), size: "3Gi", mode: "Filesystem"},
 		{name: "size zero", object: "status: {restoreSize: \"0\"}", claim: claim(nil, nil), size: "5Gi", mode: "Filesystem"},
 		{name: "size of another form", object: "status: {restoreSize: large}", claim: claim(nil, nil), size: "5Gi", mode: "Filesystem"},
 		{name: "claim gone", object: "status: {restoreSize: 3Gi}", content: "spec: {sourceVolumeMode: Block}", size: "3Gi", mode: "Block"},

@@ -65,6 +65,10 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 	}
 	if p.served {
 		s.ServiceName = desired.ChildName(e.Name)
+		s.ClientSecretName = ""
+		if e.Spec.TLS.Issued() {
+			s.ClientSecretName = desired.ClientCredential(e).Name()
+		}
 		s.URI = desired.URI(e, e.Spec.Volumes[0].Name)
 		s.Volumes = nil
 		for _, v := range e.Spec.Volumes {

@@ -66,6 +66,8 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		Owns(&corev1.Service{}).
 		Owns(&corev1.ConfigMap{}).
 		Owns(&networkingv1.NetworkPolicy{}).
+		Owns(&corev1.Secret{}).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfAuthority), builder.WithPredicates(authorityMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).

@@ -22,6 +22,12 @@ const (
 	// AnnotationKeys is the annotation on Services that lists the other annotations
 	// which come from the export: one that is taken out there goes here too.
 	AnnotationKeys = "nbdexport.io/annotations"
+	// LabelTLS is the label on the Secrets that the operator makes: ca, server or
+	// client. It reads no others, but those that a secretRef names.
+	LabelTLS = "nbdexport.io/tls"
+	// AuthoritySecret is the Secret in each namespace with the authority that signs
+	// the certificates of its exports. It belongs to no export and stays.
+	AuthoritySecret = "nbdexport-ca"
 	// FieldOwner is the operator's name in the managed fields of what it applies.
 	FieldOwner = "nbdexport"
 )

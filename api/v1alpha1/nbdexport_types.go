@@ -92,9 +92,10 @@ type NBDExportSpec struct {
 	// +default={}
 	Drain Drain `json:"drain,omitzero"`
 
-	// tls says how connections are protected. It has to be written out, so that
-	// nobody exports in the clear by accident.
-	// +required
+	// tls says how connections are protected. By default clients have to use TLS and
+	// to show the certificate that is made for them.
+	// +optional
+	// +default={}
 	TLS TLS `json:"tls,omitzero"`
 
 	// service is how the export is reached.
@@ -126,22 +127,6 @@ type NBDExportSpec struct {
 	// and what it may use.
 	// +optional
 	Template PodTemplate `json:"template,omitzero"`
-}
-
-// TLSMode says how connections are protected.
-//
-// +kubebuilder:validation:Enum=Disabled
-type TLSMode string
-
-// TLSDisabled is no protection: what clients read and write passes the network
-// in the clear, and every client that reaches the Service is served.
-const TLSDisabled TLSMode = "Disabled"
-
-// TLS says how connections are protected.
-type TLS struct {
-	// mode is Disabled: connections aren't protected. There is no other mode yet.
-	// +required
-	Mode TLSMode `json:"mode,omitempty"`
 }
 
 // DrainPolicy is what becomes of clients that are still connected when the

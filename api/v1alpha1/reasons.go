@@ -45,7 +45,7 @@ const (
 	ReasonCompleted = "Completed"
 
 	// ReasonNameTaken says that an object of another owner has the name that the
-	// pod, the Service, the ConfigMap or a temporary claim would have.
+	// pod, the Service, the ConfigMap, a Secret or a temporary claim would have.
 	ReasonNameTaken = "NameTaken"
 	// ReasonClaimNotFound says that a claim doesn't exist.
 	ReasonClaimNotFound = "ClaimNotFound"
@@ -73,6 +73,11 @@ const (
 	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
 	// with a selector that is none, or on an object that the operator may not get.
 	ReasonInvalidCondition = "InvalidCondition"
+	// ReasonTLSSecretNotFound says that the Secret of tls.secretRef doesn't exist.
+	ReasonTLSSecretNotFound = "TLSSecretNotFound"
+	// ReasonTLSSecretInvalid says that the Secret of tls.secretRef, or that of the
+	// namespace's authority, isn't what it has to be.
+	ReasonTLSSecretInvalid = "TLSSecretInvalid"
 	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
 	// one pod may hold.
 	ReasonReadWriteOncePodClaimed = "ReadWriteOncePodClaimed"

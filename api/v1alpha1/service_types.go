@@ -23,7 +23,8 @@ const (
 type Service struct {
 	// type is from where: ClusterIP from within the cluster, NodePort and
 	// LoadBalancer also from outside. The URIs in the status are those for the
-	// cluster whatever the type; addresses and ports for outside are in the Service.
+	// cluster whatever the type, and so are the names in the operator's certificates;
+	// addresses and ports for outside are in the Service.
 	// Where these types put a node's address in place of the client's, as they do
 	// unless told otherwise, limits that look at addresses see that one.
 	// +optional

@@ -58,6 +58,15 @@ type NBDExportStatus struct {
 	// +optional
 	FirstReadyAt *metav1.Time `json:"firstReadyAt,omitempty"`
 
+	// clientSecretName is the Secret with what a client needs, in the layout that
+	// libnbd and qemu read: ca-cert.pem and, unless clientAuth is None, client-cert.pem
+	// and client-key.pem. It is renewed in time. Empty where the certificates aren't the
+	// operator's.
+	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
+	ClientSecretName string `json:"clientSecretName,omitempty"`
+
 	// watchedPods are the pods of the podDeleted conditions as they were first
 	// seen, before anything was served or when the condition came into the spec. Another pod of the same name isn't the one
 	// that a condition means.

@@ -40,6 +40,7 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 		"--control", "unix://" + ControlSocket,
 		"--config", path.Join(configDir, configKey),
 	}
+	out = append(out, tlsArgs(e)...)
 	for _, c := range e.Spec.ExitWhen {
 		if flag, arg, ok := ExitFlag(e, c); ok {
 			// In one word: the argument of --exit-when-last-client-leaves may be left out.

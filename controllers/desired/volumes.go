@@ -61,6 +61,10 @@ func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode
 		vol, mount := scratch()
 		vols, mounts = append(vols, vol), append(mounts, mount)
 	}
+	if e.Spec.TLS.Enabled() {
+		vols = append(vols, tlsVolume(e))
+		mounts = append(mounts, corev1ac.VolumeMount().WithName(tlsVolumeName).WithMountPath(tlsDir).WithReadOnly(true))
+	}
 	names := map[string]string{}
 	for _, v := range e.Spec.Volumes {
 		claim, _ := claimOf(e, v)

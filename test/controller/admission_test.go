@@ -102,10 +102,17 @@ func TestAdmission(t *testing.T) {
 		{"size zero", "size: 1Mi", "size: 0", []string{"spec.volumes[1].source.memory.size", "above zero"}},
 		{"size fraction", "size: 1Mi", "size: \"1.5\"", []string{"spec.volumes[1].source.memory.size", "whole number of bytes"}},
 		{"size no number", "size: 1Mi", "size: big", []string{"spec.volumes[1].source.memory.size"}},
-		{"tls missing", "tls: {mode: Disabled}", "", []string{"spec.tls: Required value"}},
-		{"tls mode missing", "tls: {mode: Disabled}", "tls: {}", []string{"spec.tls.mode: Required value"}},
-		{"tls Required", "mode: Disabled", "mode: Required",
-			[]string{"spec.tls.mode", `Unsupported value: "Required"`, `"Disabled"`}},
+		{"tls now and then", "mode: Disabled", "mode: Optional",
+			[]string{"spec.tls.mode", `"Optional"`, `"Required", "Disabled"`}},
+		{"no clients verified without TLS", "mode: Disabled", "mode: Disabled, clientAuth: None",
+			[]string{"spec.tls.clientAuth", "without TLS no client is asked for a certificate: leave clientAuth out, or set mode to Required"}},
+		{"certificates without TLS", "mode: Disabled", "mode: Disabled, secretRef: {name: own}",
+			[]string{"spec.tls.secretRef", "without TLS there are no certificates: leave secretRef out, or set mode to Required"}},
+		{"clients verified now and then", "mode: Disabled", "clientAuth: Optional",
+			[]string{"spec.tls.clientAuth", `"Optional"`, `"Required", "None"`}},
+		{"a Secret without a name", "mode: Disabled", "secretRef: {}", []string{"spec.tls.secretRef.name: Required value"}},
+		{"a Secret elsewhere", "mode: Disabled", "secretRef: {name: other/own}", []string{"spec.tls.secretRef.name", "should match"}},
+		{"a Secret in capitals", "mode: Disabled", "secretRef: {name: Own}", []string{"spec.tls.secretRef.name", "should match"}},
 		{"two kinds of condition", "fileCreated: {path: /run/nbdexport/stop}", "fileCreated: {path: /run/nbdexport/stop}\n  podDeleted: {name: vm}",
 			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed processExited script lastClientLeft idle deadline objectCondition] must be set"}},
 		{"pod by name and selector", "podDeleted: {name: vm}", "podDeleted: {name: vm, selector: {matchLabels: {a: b}}}",
@@ -234,6 +241,18 @@ func TestDefaults(t *testing.T) {
 		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 ||
 		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 || s.ExitWhen[6].ObjectCondition.Status != metav1.ConditionTrue {
 		t.Errorf("defaults: %+v", s)
+	}
+	if s.TLS != (v1alpha1.TLS{Mode: v1alpha1.TLSDisabled, ClientAuth: v1alpha1.ClientAuthRequired}) {
+		t.Errorf("defaults without TLS: %+v", s.TLS)
+	}
+	for name, tls := range map[string]string{"unsaid": "", "empty": "tls: {}", "own": "tls: {secretRef: {name: own.example}}"} {
+		if err := create(t, ns, name, strings.Replace(accepted, "tls: {mode: Disabled}", tls, 1)); err != nil {
+			t.Fatal(err)
+		}
+		get(t, client.ObjectKey{Namespace: ns, Name: name}, &e)
+		if e.Spec.TLS.Mode != v1alpha1.TLSRequired || e.Spec.TLS.ClientAuth != v1alpha1.ClientAuthRequired {
+			t.Errorf("defaults, %s: %+v", name, e.Spec.TLS)
+		}
 	}
 }
 

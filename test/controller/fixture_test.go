@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -44,6 +45,8 @@ type world struct {
 	ask serverstatus.Fetch
 	// metrics are those of the operator that started last.
 	metrics *controllers.Metrics
+	// config is how the operator reaches the API server; nil is the usual way.
+	config *rest.Config
 }
 
 // newWorld makes a namespace and starts an operator. Both end with the test.
@@ -60,7 +63,10 @@ func (w *world) start() {
 	w.Helper()
 	opts := controllers.CacheOptions()
 	opts.DefaultNamespaces = map[string]cache.Config{w.ns: {}}
-	mgr, err := ctrl.NewManager(operator, ctrl.Options{
+	if w.config == nil {
+		w.config = operator
+	}
+	mgr, err := ctrl.NewManager(w.config, ctrl.Options{
 		Scheme:  scheme,
 		Logger:  logr.Discard(),
 		Cache:   opts,
