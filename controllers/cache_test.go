@@ -57,3 +57,14 @@ func TestTrimPod(t *testing.T) {
 		t.Errorf("a pod of ours: %+v", ours)
 	}
 }
+
+func TestTrimSecret(t *testing.T) {
+	s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "s", Labels: map[string]string{v1alpha1.LabelTLS: "client"},
+		Annotations: map[string]string{"a": "b"}, ManagedFields: []metav1.ManagedFieldsEntry{{}}}, Data: map[string][]byte{"k": nil}}
+	if _, err := trimSecret(s); err != nil {
+		t.Fatal(err)
+	}
+	if s.Annotations != nil || s.ManagedFields != nil || len(s.Labels) != 1 || len(s.Data) != 1 {
+		t.Errorf("%+v", s)
+	}
+}

@@ -4,12 +4,17 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
 var descCertificateExpiry = prometheus.NewDesc("nbdexport_certificate_expiry_timestamp_seconds",
@@ -21,14 +26,14 @@ var certificateKinds = map[string]string{"ca-cert.pem": "ca", "server-cert.pem":
 
 // certificateExpiry is the collector that CertificateExpiry returns.
 type certificateExpiry struct {
-	secrets client.Reader
+	cache   client.Reader
 	leading <-chan struct{}
 }
 
 // CertificateExpiry collects when certificates expire that are in Secrets of a cache, which must
-// have the operator's own only. As with NewMetrics it is the leader who tells.
-func CertificateExpiry(secrets client.Reader, leading <-chan struct{}) prometheus.Collector {
-	return certificateExpiry{secrets, leading}
+// have the operator's own only, but for those of exports that have ended. As with NewMetrics it is the leader who tells.
+func CertificateExpiry(cache client.Reader, leading <-chan struct{}) prometheus.Collector {
+	return certificateExpiry{cache, leading}
 }
 
 // Describe implements prometheus.Collector.
@@ -44,13 +49,35 @@ func (c certificateExpiry) Collect(ch chan<- prometheus.Metric) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	var list corev1.SecretList
-	if err := c.secrets.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+	if err := c.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		ctrl.Log.Error(err, "can't look at the certificates for the metrics")
 		return
 	}
-	for kind, at := range earliest(list.Items) {
+	ended, err := c.ended(ctx)
+	if err != nil {
+		ctrl.Log.Error(err, "can't look at the exports for the metrics of certificates")
+		return
+	}
+	for kind, at := range earliest(slices.DeleteFunc(list.Items, ended)) {
 		ch <- prometheus.MustNewConstMetric(descCertificateExpiry, prometheus.GaugeValue, float64(at.Unix()), kind)
 	}
+}
+
+// ended tells of Secrets whether their export has ended: those nobody renews, nor
+// needs.
+func (c certificateExpiry) ended(ctx context.Context) (func(corev1.Secret) bool, error) {
+	var list v1alpha1.NBDExportList
+	if err := c.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
+		return nil, err
+	}
+	over := map[types.UID]bool{}
+	for i := range list.Items {
+		over[list.Items[i].UID] = isComplete(&list.Items[i])
+	}
+	return func(s corev1.Secret) bool {
+		ref := metav1.GetControllerOfNoCopy(&s)
+		return ref != nil && over[ref.UID]
+	}, nil
 }
 
 // earliest finds when the first certificate of each kind expires.

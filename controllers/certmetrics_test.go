@@ -14,6 +14,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
 // certificate is a PEM block with one that expires some hours after noon.
@@ -54,6 +57,18 @@ nbdexport_certificate_expiry_timestamp_seconds{kind="server"} 1.7677152e+09
 `))
 	if err != nil {
 		t.Error(err)
+	}
+	// Nobody renews what an export had that has ended.
+	over := v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{UID: "1"}}
+	over.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionTrue}}
+	owned := corev1.Secret{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ownerRef("1")}}, Data: map[string][]byte{"server-cert.pem": certificate(t, 1)}}
+	cache := fullCache{exports: []v1alpha1.NBDExport{over}, secrets: []corev1.Secret{owned}}
+	if n := testutil.CollectAndCount(CertificateExpiry(cache, leads())); n != 0 {
+		t.Errorf("%d series of an export that has ended", n)
+	}
+	cache.exports[0].Status.Conditions = nil
+	if n := testutil.CollectAndCount(CertificateExpiry(cache, leads())); n != 1 {
+		t.Errorf("%d series of an export that is served", n)
 	}
 	if n := testutil.CollectAndCount(CertificateExpiry(fullCache{secrets: secrets(t)}, make(chan struct{}))); n != 0 {
 		t.Errorf("%d series of an operator that doesn't lead", n)

@@ -144,6 +144,10 @@ func TestPodChecks(t *testing.T) {
 			s.LastTerminationState = terminated(1, "nbdserver: /volumes/disk/disk.img: no such file\n").State
 			server(p, s)
 		}, v1alpha1.ReasonServerFailed, []string{"exit code 1", "no such file"}},
+		{"device denied", func(_ *observed, p *corev1.Pod) {
+			p.Spec.NodeName = "node-1"
+			server(p, terminated(5, "nbdserver: volume \"/dev/nbdexport/disk\": permission denied for user 65532, group 65532\n"))
+		}, v1alpha1.ReasonDeviceAccessDenied, []string{"/dev/nbdexport/disk", "user 65532", "node-1", "device_ownership_from_security_context"}},
 		{"crashed", func(_ *observed, p *corev1.Pod) { server(p, terminated(137, "")) }, v1alpha1.ReasonServerFailed, []string{"exit code 137"}},
 		{"crashed, runs again", func(_ *observed, p *corev1.Pod) {
 			ranAgain(p, noon.Add(-time.Minute))

@@ -159,7 +159,7 @@ func neverStarted(o *observed, exit v1alpha1.ExitStatus) plan {
 // neverCame writes down the end of an export whose pod never came to serve.
 func neverCame(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod, t *corev1.ContainerStateTerminated) plan {
 	at, why := o.now, fmt.Sprintf("the server in the pod %s never ran", pod.Name)
-	if t != nil && t.ExitCode == report.ExitStartup {
+	if t != nil && startupFailed(t) {
 		at, why = t.FinishedAt.Time, fmt.Sprintf("the server in the pod %s never started without an error, last: %s", pod.Name, failure(t))
 	}
 	p := nothingServed(exit, at, why)

@@ -54,12 +54,15 @@ func NewMetrics(version string, exports client.Reader, leading <-chan struct{}) 
 		}, []string{"result"}),
 	}
 	// Those that are 0 too: what shows up with a value of 1 never grew, for Prometheus.
-	for _, result := range []string{v1alpha1.ReasonDrained, v1alpha1.ReasonClientsCutOff, v1alpha1.ReasonFlushFailed,
-		v1alpha1.ReasonServerFailed, v1alpha1.ReasonServerKilled, v1alpha1.ReasonReportLost} {
+	for _, result := range results {
 		m.drains.WithLabelValues(result)
 	}
 	return m
 }
+
+// results are those of outcome and unreported.
+var results = []string{v1alpha1.ReasonDrained, v1alpha1.ReasonClientsCutOff, v1alpha1.ReasonFlushFailed,
+	v1alpha1.ReasonServerFailed, v1alpha1.ReasonServerKilled, v1alpha1.ReasonReportLost}
 
 // count counts what a new status of an export says for the first time.
 func (m *Metrics) count(e *v1alpha1.NBDExport, before v1alpha1.NBDExportStatus) {

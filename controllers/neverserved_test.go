@@ -49,6 +49,11 @@ func TestNeverServed(t *testing.T) {
 			p.Status.ContainerStatuses[0].LastTerminationState = unknown.State
 		}, v1alpha1.ReasonReportLost},
 		{"failed at each start", failed, v1alpha1.ReasonNeverStarted},
+		{"device denied at each start", func(p *corev1.Pod) {
+			failed(p)
+			s := &p.Status.ContainerStatuses[0]
+			s.State.Terminated.ExitCode, s.LastTerminationState.Terminated.ExitCode = 5, 5
+		}, v1alpha1.ReasonNeverStarted},
 		{"failed at each start, was ready before", func(p *corev1.Pod) {
 			failed(p)
 			p.Status.Conditions[0].LastTransitionTime = metav1.NewTime(noon.Add(-time.Minute))

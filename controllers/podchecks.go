@@ -7,6 +7,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
 // podChecks judge a pod of the export that is there and isn't going. The last one
@@ -48,7 +49,7 @@ func notScheduled(o *observed) (finding, bool) {
 	}
 	for _, name := range claimNames(o.export) {
 		if claim := o.claims[name]; claim != nil && claim.Status.Phase == corev1.ClaimPending {
-			return found(v1alpha1.ReasonClaimPending, "the PersistentVolumeClaim %s isn't bound to a volume: %s", name, brief(c.Message))
+			return found(v1alpha1.ReasonClaimPending, "the PersistentVolumeClaim %s isn't bound to a volume, \"kubectl describe pvc %s\" says why: %s", name, name, brief(c.Message))
 		}
 	}
 	if f, found := temporaryPending(o, c.Message); found {
@@ -65,7 +66,7 @@ func imagePullFailed(o *observed) (finding, bool) {
 		}
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError":
-			return found(v1alpha1.ReasonImagePullFailed, "the image %s of the container %s can't be had (%s): %s", s.Image, s.Name, w.Reason, brief(w.Message))
+			return found(v1alpha1.ReasonImagePullFailed, "the image %s of the container %s can't be had (%s): put it where the node %s gets its images from, or correct its name: %s", s.Image, s.Name, w.Reason, o.pod.Spec.NodeName, brief(w.Message))
 		}
 	}
 	return finding{}, false
@@ -103,6 +104,15 @@ func serverFailed(o *observed) (finding, bool) {
 	then := "is started again"
 	if desired.CopiesOnWrite(o.export) {
 		then = "its pod ends"
+	}
+	return endedWithError(o.pod, t, then)
+}
+
+// endedWithError says why a server ended, and what becomes of it then.
+func endedWithError(pod *corev1.Pod, t *corev1.ContainerStateTerminated, then string) (finding, bool) {
+	if t.ExitCode == report.ExitDeviceDenied {
+		return found(v1alpha1.ReasonDeviceAccessDenied, "the server may not open a block device and %s: %s: let containerd on node %s give devices to the pod's user (device_ownership_from_security_context = true), or export a claim of volumeMode Filesystem",
+			then, failure(t), pod.Spec.NodeName)
 	}
 	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and %s: %s", t.ExitCode, then, failure(t))
 }

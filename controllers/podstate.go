@@ -151,11 +151,16 @@ func neverServed(pod *corev1.Pod) bool {
 		return s == nil
 	}
 	for _, t := range []*corev1.ContainerStateTerminated{s.State.Terminated, s.LastTerminationState.Terminated} {
-		if t != nil && t.ExitCode != report.ExitStartup && !neverRan(s) {
+		if t != nil && !startupFailed(t) && !neverRan(s) {
 			return false
 		}
 	}
 	return true
+}
+
+// startupFailed tells whether a server has ended before it served anybody.
+func startupFailed(t *corev1.ContainerStateTerminated) bool {
+	return t.ExitCode == report.ExitStartup || t.ExitCode == report.ExitDeviceDenied
 }
 
 // neverRan tells whether a container never ran although the kubelet has it as

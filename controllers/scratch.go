@@ -9,7 +9,6 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
-	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
 // mostDelay is how long at most a server that can't start waits for its next pod.
@@ -81,10 +80,10 @@ func toldToEnd(o *observed, pod *corev1.Pod) []verdict {
 // doesn't start again as it does where nothing is CopyOnWrite.
 func cannotStart(o *observed, pod *corev1.Pod) (finding, bool) {
 	s := serverStatus(pod)
-	if !desired.CopiesOnWrite(o.export) || s == nil || s.State.Terminated == nil || s.State.Terminated.ExitCode != report.ExitStartup {
+	if !desired.CopiesOnWrite(o.export) || s == nil || s.State.Terminated == nil || !startupFailed(s.State.Terminated) {
 		return finding{}, false
 	}
-	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and is started again in a new pod: %s", report.ExitStartup, failure(s.State.Terminated))
+	return endedWithError(pod, s.State.Terminated, "is started again in a new pod")
 }
 
 // delay is how long after the end of a pod a new one is made. One whose server

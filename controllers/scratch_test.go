@@ -126,6 +126,10 @@ func TestScratchLost(t *testing.T) {
 			over(withPod(o), 1, "nbdserver: disk.img: no such file")
 			neverReady(o.pod)
 		}, again: mostDelay, ready: "False ServerFailed", complete: "False NotEnded", words: []string{"no such file", "in a new pod"}},
+		{name: "device denied", scene: func(o *observed) {
+			over(withPod(o), 5, "nbdserver: permission denied")
+			neverReady(o.pod)
+		}, again: mostDelay, ready: "False DeviceAccessDenied", complete: "False NotEnded", words: []string{"permission denied", "in a new pod"}},
 		{name: "can't start, a new export", scene: func(o *observed) {
 			over(withPod(o), 1, "nbdserver: disk.img: no such file")
 			neverReady(o.pod)

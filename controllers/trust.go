@@ -40,6 +40,9 @@ type trust struct {
 // asked for as long as there is no pod, which then has it mounted.
 func (r *Reconciler) trust(ctx context.Context, o *observed) (t trust, err error) {
 	e := o.export
+	if e.Status.Exit != nil {
+		return t, nil
+	}
 	if ref := e.Spec.TLS.SecretRef; ref != nil && o.ownPod() == nil {
 		var s corev1.Secret
 		err := r.Live.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: ref.Name}, &s)
@@ -48,7 +51,7 @@ func (r *Reconciler) trust(ctx context.Context, o *observed) (t trust, err error
 		}
 		return t, client.IgnoreNotFound(err)
 	}
-	if !e.Spec.TLS.Issued() || e.Status.Exit != nil {
+	if !e.Spec.TLS.Issued() {
 		return t, nil
 	}
 	for _, s := range []struct {

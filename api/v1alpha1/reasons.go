@@ -97,6 +97,9 @@ const (
 	ReasonContainerFailed = "ContainerFailed"
 	// ReasonServerFailed says that the server started and ended with an error.
 	ReasonServerFailed = "ServerFailed"
+	// ReasonDeviceAccessDenied says that the server may not open a Block claim's
+	// device, because the node doesn't give devices to the pod's user.
+	ReasonDeviceAccessDenied = "DeviceAccessDenied"
 	// ReasonNodeUnreachable says that the pod's node isn't ready: its server may be
 	// running or not, nobody knows.
 	ReasonNodeUnreachable = "NodeUnreachable"

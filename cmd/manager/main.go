@@ -8,6 +8,7 @@ import (
 	"os"
 
 	"github.com/go-logr/logr"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -113,6 +114,13 @@ func cacheOptions(namespaces []string) cache.Options {
 // pods go on without it.
 func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) error {
 	ctrl.SetLogger(log)
+	ask, err := asker(config)
+	if err == nil {
+		err = alive(o.probeAddress, func() error { return awaitAPIServer(ctx, log, ask) })
+	}
+	if err != nil {
+		return err
+	}
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {
@@ -142,8 +150,10 @@ func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) e
 		return err
 	}
 	own := controllers.NewMetrics(version, mgr.GetClient(), mgr.Elected())
-	if err := metrics.Registry.Register(own); err != nil {
-		return err
+	for _, c := range []prometheus.Collector{own, controllers.CertificateExpiry(mgr.GetClient(), mgr.Elected())} {
+		if err := metrics.Registry.Register(c); err != nil {
+			return err
+		}
 	}
 	r := &controllers.Reconciler{
 		Client:   mgr.GetClient(),

@@ -32,8 +32,16 @@ func main() {
 		os.Exit(int(code))
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "nbdserver:", oneLine(err))
-		os.Exit(report.ExitStartup)
+		os.Exit(startupCode(err))
 	}
+}
+
+// startupCode is the exit code of a server that can't start.
+func startupCode(err error) int {
+	if errors.As(err, new(deniedDevice)) {
+		return report.ExitDeviceDenied
+	}
+	return report.ExitStartup
 }
 
 // oneLine folds an error into one line, which is what supervisors and kubelets

@@ -96,8 +96,9 @@ VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]
   tls     with --tls on: clients don't see the volume before they use TLS
 
 Exit codes: 0 drained, nothing cut short; 1 usage or start-up error; 3 clients
-were cut off; 4 a volume could not be flushed and closed. A condition that is
-true at start: exit 0 before listening.`,
+were cut off; 4 a volume could not be flushed and closed; 5 start-up error, a
+block device may not be opened. A condition that is true at start: exit 0 before
+listening.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := refuseEmpty(cmd.Flags()); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -243,6 +245,9 @@ func (v volume) openBase() (backend.Backend, error) {
 		return memory.New(v.size)
 	}
 	f, err := file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly || v.cow})
+	if errors.Is(err, fs.ErrPermission) && v.isDevice() {
+		err = deniedDevice{err}
+	}
 	if err != nil || !v.qcow2 {
 		return f, err
 	}
@@ -252,3 +257,15 @@ func (v volume) openBase() (backend.Backend, error) {
 	}
 	return q, nil
 }
+
+// isDevice tells whether the volume is a block device rather than a file. There
+// are none beneath a root.
+func (v volume) isDevice() bool {
+	st, err := os.Stat(v.path)
+	return err == nil && v.root == "" && st.Mode()&fs.ModeDevice != 0
+}
+
+// deniedDevice is the error of a block device that may not be opened.
+type deniedDevice struct{ error }
+
+func (d deniedDevice) Unwrap() error { return d.error }

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -10,6 +13,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/filter/cow"
+	"github.com/nbdexport/nbdexport/nbdserver/report"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -161,6 +165,37 @@ func TestOpenVolumes(t *testing.T) {
 	_, err = openVolumes([]volume{{name: "b", memory: true, size: 4096}, {name: "a", path: "../disk", root: filepath.Join(dir, "sub")}})
 	if err == nil || strings.Count(err.Error(), "volume") != 1 {
 		t.Errorf("a volume that can't be opened: %v", err)
+	}
+}
+
+// TestStartupCode: what may not be opened has a code of its own if it is a device.
+func TestStartupCode(t *testing.T) {
+	denied := fmt.Errorf("volume: %w", fs.ErrPermission)
+	for _, tt := range []struct {
+		err  error
+		want int
+	}{
+		{denied, report.ExitStartup},
+		{deniedDevice{denied}, report.ExitDeviceDenied},
+		{fmt.Errorf("serve: %w", deniedDevice{denied}), report.ExitDeviceDenied},
+	} {
+		if got := startupCode(tt.err); got != tt.want || !errors.Is(tt.err, fs.ErrPermission) {
+			t.Errorf("%#v has the exit code %d, not %d", tt.err, got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		volume volume
+		want   bool
+	}{
+		{volume{path: "/dev/null"}, true},
+		{volume{path: "dev/null", root: "/"}, false},
+		{volume{path: t.TempDir()}, false},
+		{volume{path: "/nonexistent"}, false},
+		{volume{memory: true}, false},
+	} {
+		if got := tt.volume.isDevice(); got != tt.want {
+			t.Errorf("%+v is a device: %t", tt.volume, got)
+		}
 	}
 }
 

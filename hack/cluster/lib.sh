@@ -8,7 +8,8 @@ REPO_DIR=$(cd "$CLUSTER_DIR/../.." && pwd)
 : "${NBDEXPORT_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/nbdexport}"
 : "${NBDEXPORT_RUN:=$NBDEXPORT_CACHE/run}" # state of the running cluster
 : "${NBDEXPORT_NODES:=1}"
-export NBDEXPORT_CACHE NBDEXPORT_RUN NBDEXPORT_NODES
+: "${NBDEXPORT_ROOT_DEVICES:=}" # numbers of nodes
+export NBDEXPORT_CACHE NBDEXPORT_RUN NBDEXPORT_NODES NBDEXPORT_ROOT_DEVICES
 BIN=$NBDEXPORT_CACHE/bin
 IMAGES=$NBDEXPORT_CACHE/images # every *.tar in here is loaded into every node
 RUN=$NBDEXPORT_RUN

@@ -53,10 +53,13 @@ done
 in_node "$i" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables'
 ip route replace "$PODS.$i.0/24" via "$ip"
 
+device_ownership=true
+[[ " $NBDEXPORT_ROOT_DEVICES " != *" $i "* ]] || device_ownership=false
 # config TEMPLATE FILE: fill in a file of node/.
 config() {
   sed -e "s|@NODE@|$name|g; s|@CGROUP@|/nbde-$name|g; s|@PKI@|$P|g; s|@DIR@|$dir|g" \
-    -e "s|@DNS_IP@|$DNS_IP|g; s|@PODS@|$PODS|g; s|@NODE_PODS@|$PODS.$i.0/24|g" "$CLUSTER_DIR/node/$1" >"$2"
+    -e "s|@DNS_IP@|$DNS_IP|g; s|@PODS@|$PODS|g; s|@NODE_PODS@|$PODS.$i.0/24|g" \
+    -e "s|@DEVICE_OWNERSHIP@|$device_ownership|g" "$CLUSTER_DIR/node/$1" >"$2"
 }
 config cni.conflist "$dir/cni-config/10-nbde.conflist"
 config containerd.toml "$dir/etc/containerd.toml"

@@ -66,23 +66,7 @@ start etcd "$BIN/etcd" --data-dir "$RUN/etcd" --unsafe-no-fsync --log-level warn
   --listen-client-urls http://127.0.0.1:12379 --advertise-client-urls http://127.0.0.1:12379 \
   --listen-peer-urls http://127.0.0.1:12380 --initial-advertise-peer-urls http://127.0.0.1:12380 \
   --initial-cluster default=http://127.0.0.1:12380
-# enable-aggregator-routing: to reach webhooks the API server goes to the pods
-# themselves and needs no kube-proxy on this machine.
-start kube-apiserver "$BIN/kube-apiserver" --etcd-servers=http://127.0.0.1:12379 \
-  --bind-address="$HOST_IP" --advertise-address="$HOST_IP" --secure-port=6443 \
-  --service-cluster-ip-range="$SERVICES" --enable-aggregator-routing=true --allow-privileged=true \
-  --authorization-mode=Node,RBAC --enable-admission-plugins=NodeRestriction \
-  --client-ca-file="$P/ca.crt" --tls-cert-file="$P/apiserver.crt" --tls-private-key-file="$P/apiserver.key" \
-  --kubelet-certificate-authority="$P/ca.crt" --kubelet-preferred-address-types=InternalIP \
-  --kubelet-client-certificate="$P/apiserver-kubelet-client.crt" --kubelet-client-key="$P/apiserver-kubelet-client.key" \
-  --service-account-issuer=https://kubernetes.default.svc.cluster.local \
-  --service-account-key-file="$P/sa.pub" --service-account-signing-key-file="$P/sa.key" \
-  --requestheader-client-ca-file="$P/front-proxy-ca.crt" --requestheader-allowed-names=front-proxy-client \
-  --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group \
-  --requestheader-username-headers=X-Remote-User \
-  --proxy-client-cert-file="$P/front-proxy-client.crt" --proxy-client-key-file="$P/front-proxy-client.key"
-api_ready() { alive kube-apiserver && kc get --raw /readyz; }
-wait_for 60 "API server (see $RUN/log/kube-apiserver.log)" api_ready
+"$CLUSTER_DIR/apiserver.sh" start
 step "API server"
 
 # NBDEXPORT_KCM_ARGS: e.g. --node-monitor-grace-period=20s to lose nodes faster.

@@ -27,6 +27,10 @@ const (
 	// ExitFlushFailed says that data which a client had written may not be on
 	// stable storage: a flush or the close of a volume failed.
 	ExitFlushFailed = 4
+	// ExitDeviceDenied says that the server never served, because the user that it
+	// runs as may not open a block device. It has a code of its own because somebody
+	// else than for other errors can help: who configures the node's containers.
+	ExitDeviceDenied = 5
 )
 
 // Report is the end of a server in a few words. Times are in UTC.

@@ -93,7 +93,7 @@ func TestScratchLostByHand(t *testing.T) {
 	pod := booting(w)
 	w.remove(pod)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonDraining)
-	says(t, message(e, v1alpha1.ConditionReady), "somebody else deleted the pod nbd-e", "the export ends")
+	says(t, message(e, v1alpha1.ConditionReady), "the pod nbd-e was told to end", "the export ends")
 	w.end(pod, "signal=SIGTERM", 0)
 	e = w.expect("e", v1alpha1.ConditionFailed, yes, v1alpha1.ReasonScratchLost)
 	if x := e.Status.Exit; *x.BytesWritten != 512 || x.StartedAt == nil {

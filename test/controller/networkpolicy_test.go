@@ -4,7 +4,6 @@ import (
 	"context"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -68,7 +67,7 @@ func TestNetworkPolicyChanges(t *testing.T) {
 	w.changeNetworkPolicy(backup)
 	w.peers(1)
 	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-	untouched(t, pod, &corev1.Pod{})
+	same(t, pod)
 }
 
 // TestForeignNetworkPolicy finds a NetworkPolicy of somebody else under its name and

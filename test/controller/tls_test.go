@@ -330,7 +330,7 @@ func TestTLSAuthorityDamaged(t *testing.T) {
 	w.secret("nbd-e-server", server)
 }
 
-// TestTLSSteady looks again and again at an export that needs nothing: no Secret is
+// TestTLSSteady looks again and again at exports that need nothing: no Secret is
 // read or written. Those that are watched have the operator's label.
 func TestTLSSteady(t *testing.T) {
 	spy := &spy{}
@@ -341,12 +341,18 @@ func TestTLSSteady(t *testing.T) {
 	t.Cleanup(func() { w.stop() })
 	w.export("e", secured)
 	w.serve(w.pod("nbd-e", nil))
-	e := w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
+	w.must(brought(w))
+	w.export("own", secured+"tls: {secretRef: {name: own}}")
+	w.serve(w.pod("nbd-own", nil))
+	w.expect("own", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
+	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
 	w.settled("e")
-	e = w.read("e")
+	e := w.read("e")
 	before := spy.requests()
 	for i := range 3 {
-		wake(w, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}}, fmt.Sprint(i))
+		for _, name := range []string{"nbd-e", "nbd-own"} {
+			wake(w, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}}, fmt.Sprint(i))
+		}
 		w.settled(fmt.Sprint("e-", i))
 	}
 	if more := spy.requests()[len(before):]; len(more) > 0 {

@@ -73,21 +73,43 @@ func TestDeleteWhileCopying(t *testing.T) {
 	})
 }
 
-// The export's pod is deleted by hand: it drains, and another one follows.
+// The export's pod is deleted by hand while a copy is under way: it drains, the copy
+// ends well, and another pod follows. When the export has ended none does.
 func TestPodDeletedByHand(t *testing.T) {
 	n := newNamespace(t)
 	n.client()
-	n.apply(scratch)
-	n.await("e", "Ready", "True")
+	n.apply(scratch + companion("while :; do sleep 1; done"))
+	uri := n.ready("e")
+	want := n.fill(uri)
 	pod := n.field("e", ".status.podName")
-	first := n.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
-	n.kubectl("delete", "pod", pod, "--timeout=60s")
+	first := n.uid("pod", pod)
+	copied := n.slowCopy(uri)
+	n.kubectl("delete", "pod", pod, "--wait=false")
+	n.says("e", "Replacing", pod)
+	if got := n.uid("pod", pod); got != first {
+		t.Errorf("another pod came before the first had drained")
+	}
+	n.sh("touch /tmp/go-on")
+	if got := <-copied; strings.TrimSpace(got) != want {
+		t.Errorf("the copy is %q, not %q", got, want)
+	}
 	n.eventually("another pod follows", func() bool {
 		uid, err := n.try("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
 		return err == nil && uid != first
 	})
 	n.ready("e")
 	n.expect("e", map[string]string{".status.exit": ""})
+
+	n.kubectl("exec", pod, "-c", "companion", "--", "touch", "/run/nbdexport/stop")
+	n.await("e", "Complete", "True")
+	n.kubectl("delete", "pod", pod, "--timeout=60s")
+	// By the time that another export is served, the operator has seen that.
+	n.apply(memory("next", "a"))
+	n.await("next", "Ready", "True")
+	if out := n.kubectl("get", "pod", pod, "--ignore-not-found"); out != "" {
+		t.Errorf("an export that has ended has a new pod: %s", out)
+	}
+	n.expect("e", map[string]string{".status.exit.condition": "asked-to", ".status.exit.clean": "true"})
 }
 
 // A client that never leaves is cut off at the timeout. That is said, and the

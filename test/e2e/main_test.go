@@ -22,6 +22,13 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "e2e: KUBECONFIG is not set: run \"make test\", or start a cluster with hack/cluster/up.sh and set it to what that prints")
 		os.Exit(1)
 	}
+	// Without a second node, only the tests that need it fail.
+	if exec.Command("kubectl", "get", "node", "n2").Run() == nil {
+		if out, err := exec.Command("kubectl", "taint", "node", "n2", "--overwrite", faultTaint+"=:NoSchedule").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "e2e: kubectl taint: %v\n%s", err, out)
+			os.Exit(1)
+		}
+	}
 	cmd := exec.Command("hack/deploy.sh")
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -56,6 +63,11 @@ metadata: {name: ` + n.name + `, labels: {pod-security.kubernetes.io/enforce: re
 		if t.Failed() {
 			n.describe()
 		}
+		// Kubernetes looks at a namespace again only after half the grace period of the
+		// pods that it has found there.
+		if out, err := n.try("delete", "nbdexport", "--all", "--timeout=60s"); err != nil {
+			t.Errorf("the exports can't be deleted: %v\n%s", err, out)
+		}
 		if out, err := n.try("delete", "namespace", n.name, "--timeout=60s"); err != nil {
 			t.Errorf("the namespace can't be deleted: %v\n%s", err, out)
 		}
@@ -68,6 +80,7 @@ func (n *namespace) describe() {
 	for _, args := range [][]string{
 		{"get", "nbdexport,pod,pvc,service,events.events.k8s.io"},
 		{"get", "nbdexport", "-o", "yaml"},
+		{"describe", "pod,pvc"},
 		{"logs", "-l", "app.kubernetes.io/managed-by=nbdexport", "-c", "nbdserver", "--tail=50"},
 	} {
 		out, _ := n.try(args...)
@@ -135,11 +148,14 @@ func (n *namespace) expect(export string, want map[string]string) {
 // eventually waits until a check holds.
 func (n *namespace) eventually(what string, check func() bool) {
 	n.Helper()
-	for end := time.Now().Add(90 * time.Second); !check(); time.Sleep(200 * time.Millisecond) {
-		if time.Now().After(end) {
+	began := time.Now()
+	for !check() {
+		if time.Since(began) > 90*time.Second {
 			n.Fatalf("%s: not within 90 s", what)
 		}
+		time.Sleep(200 * time.Millisecond)
 	}
+	n.Logf("%s, after %v", what, time.Since(began).Round(time.Millisecond))
 }
 
 // sh runs a shell command in the client pod.
@@ -151,10 +167,17 @@ func (n *namespace) sh(command string) string {
 // client starts the pod from which sh runs commands.
 func (n *namespace) client() {
 	n.Helper()
+	n.pod("client", "", "")
+}
+
+// pod starts a pod that does nothing. What is given in YAML is added to its
+// container and to its spec.
+func (n *namespace) pod(name, container, spec string) {
+	n.Helper()
 	n.apply(`
 apiVersion: v1
 kind: Pod
-metadata: {name: client}
+metadata: {name: ` + name + `}
 spec:
   automountServiceAccountToken: false
   terminationGracePeriodSeconds: 0
@@ -164,8 +187,8 @@ spec:
     image: localhost/nbd-client:dev
     imagePullPolicy: IfNotPresent
     command: [sleep, "3600"]
-    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}`)
-	n.kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=90s")
+    securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}` + container + spec)
+	n.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=90s")
 }
 
 // ready waits until the export is Ready and a client reaches it, which is a

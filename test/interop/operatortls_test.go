@@ -52,12 +52,12 @@ func tlsArgs(t *testing.T, e *v1alpha1.NBDExport, dir string) []string {
 	args := pod.Spec.Containers[0].Args
 	var out []string
 	for i, a := range args {
-		switch {
-		case a == "--tls-certificates":
+		switch a {
+		case "--tls-certificates":
 			out = append(out, a, dir)
-		case a == "--tls" || a == "--tls-allow-san":
+		case "--tls", "--tls-allow-san":
 			out = append(out, a, args[i+1])
-		case a == "--tls-verify-peer":
+		case "--tls-verify-peer":
 			out = append(out, a)
 		}
 	}

@@ -1,0 +1,62 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"strings"
+	"testing"
+)
+
+// outOfService is the taint that an admin puts onto a node that certainly runs
+// nothing any more (KEP-2268).
+const outOfService = "node.kubernetes.io/out-of-service"
+
+// The node of two exports is lost by a power cut. Their pods stay, for nobody knows
+// whether they still run: no second one is made, and an export that is deleted
+// waits. Once somebody who knows says that the node is out of service, one is
+// served on another node and the other goes.
+func TestNodeLost(t *testing.T) {
+	const label = "nbdexport.io/e2e-lost"
+	n := newNamespaceOnSecondNode(t)
+	n.client()
+	n.kubectl("label", "node", "n2", label+"=yes")
+	quick := strings.Replace(scratch, "timeoutSeconds: 40, graceSeconds: 35", "timeoutSeconds: 1", 1) + onLabelled(label)
+	n.apply(quick)
+	n.apply(strings.Replace(quick, "{name: e}", "{name: deleted}", 1))
+	n.ready("e")
+	n.ready("deleted")
+	pod := n.field("e", ".status.podName")
+	uid := n.uid("pod", pod)
+	if node := n.node("e"); node != "n2" {
+		t.Fatalf("the export is on %s", node)
+	}
+	n.kubectl("label", "node", "n1", label+"=yes")
+
+	t.Cleanup(func() {
+		n.machine("hack/cluster/node-up.sh", "2")
+		n.try("taint", "node", "n2", outOfService+"-") // it may not be there yet
+		n.kubectl("wait", "--for=condition=Ready", "node/n2", "--timeout=60s")
+		n.kubectl("label", "node", "n1", "n2", label+"-")
+	})
+	n.machine("hack/cluster/node-down.sh", "2")
+	n.kubectl("wait", "--for=condition=Ready=Unknown", "node/n2", "--timeout=90s")
+	n.says("e", "NodeUnreachable", "node n2", "out-of-service")
+	n.kubectl("delete", "nbdexport", "deleted", "--wait=false")
+	n.says("deleted", "NodeUnreachable", "was told to end", "node n2", "out-of-service")
+	if got := n.uid("pod", pod); got != uid {
+		t.Errorf("there is another pod, %s, while the first may still run", got)
+	}
+	n.kubectl("get", "nbdexport", "deleted")
+
+	n.kubectl("taint", "node", "n2", outOfService+"=nodeshutdown:NoExecute")
+	n.kubectl("wait", "--for=delete", "nbdexport/deleted", "--timeout=120s")
+	n.eventually("another pod follows", func() bool {
+		got, err := n.try("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+		return err == nil && got != uid
+	})
+	n.ready("e")
+	if node := n.node("e"); node != "n1" {
+		t.Errorf("the export is on %s", node)
+	}
+	n.expect("e", map[string]string{".status.exit": ""})
+}
