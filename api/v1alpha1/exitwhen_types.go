@@ -15,7 +15,7 @@ const RunDir = "/run/nbdexport"
 //
 // +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;processExited;script;lastClientLeft;idle;deadline;objectCondition
 type ExitCondition struct {
-	// Name is how status tells which condition ended the export: 1 to 63
+	// name is how status tells which condition ended the export: 1 to 63
 	// characters, lower-case letters, digits and dashes, with a letter or digit
 	// at both ends.
 	// +required
@@ -24,49 +24,49 @@ type ExitCondition struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
 
-	// PodDeleted is met when a pod is being deleted, is gone, has finished, or was
+	// podDeleted is met when a pod is being deleted, is gone, has finished, or was
 	// replaced by another one of the same name. A named pod that isn't there when
 	// the export is created counts as gone.
 	// +optional
 	PodDeleted *PodDeleted `json:"podDeleted,omitempty"`
 
-	// FileCreated is met when the file exists.
+	// fileCreated is met when the file exists.
 	// +optional
 	FileCreated *FileCondition `json:"fileCreated,omitempty"`
 
-	// FileDeleted is met when the file doesn't exist. A file that isn't there
+	// fileDeleted is met when the file doesn't exist. A file that isn't there
 	// when the server starts counts as deleted.
 	// +optional
 	FileDeleted *FileCondition `json:"fileDeleted,omitempty"`
 
-	// PipeClosed is met when the last writer of a FIFO has closed it.
+	// pipeClosed is met when the last writer of a FIFO has closed it.
 	// +optional
 	PipeClosed *FileCondition `json:"pipeClosed,omitempty"`
 
-	// ProcessExited is met when a process of one of the template's containers has
+	// processExited is met when a process of one of the template's containers has
 	// exited. The containers of the pod see each other's processes then.
 	// +optional
 	ProcessExited *ProcessExited `json:"processExited,omitempty"`
 
-	// Script is met when a command exits with 88.
+	// script is met when a command exits with 88.
 	// +optional
 	Script *Script `json:"script,omitempty"`
 
-	// LastClientLeft is met when clients have come and all of them have left. A
+	// lastClientLeft is met when clients have come and all of them have left. A
 	// server that was started again counts anew.
 	// +optional
 	LastClientLeft *LastClientLeft `json:"lastClientLeft,omitempty"`
 
-	// Idle is met when no client has been connected for a while: since the last
+	// idle is met when no client has been connected for a while: since the last
 	// one left, or since the server started.
 	// +optional
 	Idle *Idle `json:"idle,omitempty"`
 
-	// Deadline is met at a time, whether clients are connected or not.
+	// deadline is met at a time, whether clients are connected or not.
 	// +optional
 	Deadline *Deadline `json:"deadline,omitempty"`
 
-	// ObjectCondition is met when another object has a condition, such as a Job
+	// objectCondition is met when another object has a condition, such as a Job
 	// that is Complete. It is looked at every pollSeconds.
 	// +optional
 	ObjectCondition *ObjectCondition `json:"objectCondition,omitempty"`
@@ -76,46 +76,46 @@ type ExitCondition struct {
 // the operator may get. The object is in the namespace of the export, unless its
 // kind has none. One that doesn't exist has no conditions.
 type ObjectCondition struct {
-	// APIVersion of the object, such as batch/v1: 1 to 253 characters.
+	// apiVersion of the object, such as batch/v1: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?v[a-z0-9]+$`
 	APIVersion string `json:"apiVersion,omitempty"`
 
-	// Kind of the object, such as Job: 1 to 63 characters.
+	// kind of the object, such as Job: 1 to 63 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	// +kubebuilder:validation:Pattern=`^[A-Z][A-Za-z0-9]*$`
 	Kind string `json:"kind,omitempty"`
 
-	// Name of the object: 1 to 253 characters.
+	// name of the object: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// Condition is the type of the condition, such as Complete: 1 to 316
+	// condition is the type of the condition, such as Complete: 1 to 316
 	// characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=316
 	Condition string `json:"condition,omitempty"`
 
-	// Status that the condition must have: True, False or Unknown.
+	// status that the condition must have: True, False or Unknown.
 	// +optional
-	// +kubebuilder:default="True"
+	// +default="True"
 	// +kubebuilder:validation:Enum="True";"False";Unknown
 	Status metav1.ConditionStatus `json:"status,omitempty"`
 }
 
 // LastClientLeft is the condition that clients have come and gone.
 type LastClientLeft struct {
-	// GraceSeconds is how long nobody may have been connected, for clients that
+	// graceSeconds is how long nobody may have been connected, for clients that
 	// connect several times for one job: 0 to 86400 seconds.
 	// +optional
-	// +kubebuilder:default=0
+	// +default=0
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
 	GraceSeconds int32 `json:"graceSeconds,omitempty"`
@@ -123,7 +123,7 @@ type LastClientLeft struct {
 
 // Idle is the condition that nobody is connected.
 type Idle struct {
-	// Seconds without a client: 1 to 31536000, which is a year.
+	// seconds without a client: 1 to 31536000, which is a year.
 	// +required
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=31536000
@@ -134,7 +134,7 @@ type Idle struct {
 //
 // +kubebuilder:validation:ExactlyOneOf=seconds;time
 type Deadline struct {
-	// Seconds after the creation of the NBDExport, however long it took to be
+	// seconds after the creation of the NBDExport, however long it took to be
 	// served and however often its server was started: 1 to 31536000, which is a
 	// year.
 	// +optional
@@ -142,7 +142,7 @@ type Deadline struct {
 	// +kubebuilder:validation:Maximum=31536000
 	Seconds int32 `json:"seconds,omitempty"`
 
-	// Time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds. One in
+	// time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds. One in
 	// the past has come already.
 	// +optional
 	// +kubebuilder:validation:Type=string
@@ -165,13 +165,13 @@ func (d Deadline) At(created time.Time) time.Time {
 //
 // +kubebuilder:validation:ExactlyOneOf=name;selector
 type PodDeleted struct {
-	// Name of a pod: 1 to 253 characters.
+	// name of a pod: 1 to 253 characters.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// Selector finds pods by their labels; it must not be empty. The condition is
+	// selector finds pods by their labels; it must not be empty. The condition is
 	// met when at least one has been seen and all of them are being deleted, are
 	// gone or have finished. The export's own pod doesn't count.
 	// +optional
@@ -181,7 +181,7 @@ type PodDeleted struct {
 
 // FileCondition names a file or FIFO.
 type FileCondition struct {
-	// Path of the file or FIFO beneath /run/nbdexport, the directory that every
+	// path of the file or FIFO beneath /run/nbdexport, the directory that every
 	// container of the pod shares.
 	// +required
 	Path SentinelPath `json:"path,omitempty"`
@@ -190,6 +190,7 @@ type FileCondition struct {
 // SentinelPath is a path beneath RunDir in its shortest form, without empty, "."
 // and ".." parts: at most 1024 characters.
 //
+// +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && !(self + '/').matches('/[.]{0,2}/')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share, and have no empty, \".\" or \"..\" part: write it as /run/nbdexport/stop"
 // +kubebuilder:validation:XValidation:rule="!(self in ['/run/nbdexport/control.sock', '/run/nbdexport/report.json'])",message="control.sock and report.json in /run/nbdexport are the server's own"
@@ -197,7 +198,7 @@ type SentinelPath string
 
 // ProcessExited says which processes it is about, in all containers of the pod.
 type ProcessExited struct {
-	// Name of the process: 1 to 255 printable ASCII characters but for spaces and
+	// name of the process: 1 to 255 printable ASCII characters but for spaces and
 	// slashes. That of a program's file is one, also the name that "ps -o comm"
 	// shows. The condition is met when at least one process of that name has been
 	// seen and all of them have exited. Before that they are looked for every two
@@ -213,7 +214,7 @@ type ProcessExited struct {
 // the server's container, when the server starts and every pollSeconds, never
 // twice at once. Exit code 88 is yes; every other one is no.
 type Script struct {
-	// Command is the program and its arguments, without a shell: 1 to 32, of at
+	// command is the program and its arguments, without a shell: 1 to 32, of at
 	// most 4096 characters each.
 	// +required
 	// +listType=atomic
@@ -222,10 +223,10 @@ type Script struct {
 	// +kubebuilder:validation:items:MaxLength=4096
 	Command []string `json:"command,omitempty"`
 
-	// TimeoutSeconds bounds one run, after which it is killed and counts as no:
+	// timeoutSeconds bounds one run, after which it is killed and counts as no:
 	// 1 to 3600 seconds.
 	// +optional
-	// +kubebuilder:default=30
+	// +default=30
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`

@@ -6,21 +6,21 @@ import "k8s.io/apimachinery/pkg/api/resource"
 // is disconnected: who is there and wouldn't be let in any more stays until it
 // leaves.
 type Limits struct {
-	// Connections at a time: 1 to 65535; those that still negotiate count, and
+	// connections at a time: 1 to 65535; those that still negotiate count, and
 	// give way to newcomers when there are too many. 256 by default.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Connections int32 `json:"connections,omitempty"`
 
-	// ConnectionsPerClient is the same for one IP address: 1 to 65535, without a
+	// connectionsPerClient is the same for one IP address: 1 to 65535, without a
 	// limit by default.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	ConnectionsPerClient int32 `json:"connectionsPerClient,omitempty"`
 
-	// BytesPerSecond is how much all clients together may read, and how much they
+	// bytesPerSecond is how much all clients together may read, and how much they
 	// may write: a whole number above zero, such as 100Mi; without a limit by
 	// default. After a pause, what two seconds allow can be moved at once.
 	// +optional
@@ -29,7 +29,7 @@ type Limits struct {
 	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).isGreaterThan(quantity('0'))",message="bytesPerSecond must be a whole number of bytes above zero"
 	BytesPerSecond *resource.Quantity `json:"bytesPerSecond,omitempty"`
 
-	// AllowedClientCIDRs are the only addresses that clients may connect from, as
+	// allowedClientCIDRs are the only addresses that clients may connect from, as
 	// the pod sees them: 1 to 64 ranges, such as 10.0.0.0/8 or 2001:db8::/32.
 	// Without it all may.
 	// +optional

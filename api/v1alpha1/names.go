@@ -19,6 +19,9 @@ const (
 	// AnnotationSpec is the annotation on pods with the generation of the spec that
 	// the pod serves, and a digest of each field of it that made the pod.
 	AnnotationSpec = "nbdexport.io/spec"
+	// AnnotationKeys is the annotation on Services that lists the other annotations
+	// which come from the export: one that is taken out there goes here too.
+	AnnotationKeys = "nbdexport.io/annotations"
 	// LabelTLS is the label on the Secrets that the operator makes: ca, server or
 	// client. It reads no others, but those that a secretRef names.
 	LabelTLS = "nbdexport.io/tls"

@@ -27,12 +27,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.exit) || self.spec == oldSelf.spec",message="an exit condition was met, see status.exit: the spec can't change any more; delete the export and create it anew",fieldPath=".spec"
 type NBDExport struct {
 	metav1.TypeMeta `json:",inline"`
-	// Metadata of the object. The name, which may have 253 characters, is cut
+	// metadata of the object. The name, which may have 253 characters, is cut
 	// and hashed where it has to be shorter; status has the names in use.
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is what is offered, how, and until when. Limits, networkPolicy, service,
+	// spec is what is offered, how, and until when. Limits, networkPolicy, service,
 	// ttlSecondsAfterFinished and the conditions of exitWhen that the operator watches
 	// itself, podDeleted and objectCondition, can be changed while clients are
 	// connected. Every other change drains the pod and is followed by a new one. An
@@ -42,7 +42,7 @@ type NBDExport struct {
 	// +kubebuilder:validation:XValidation:rule="!oldSelf.volumes.exists(v, v.access == 'CopyOnWrite') || (self.volumes == oldSelf.volumes && (has(self.exitWhen) ? self.exitWhen.filter(c, !has(c.podDeleted) && !has(c.objectCondition)) : []) == (has(oldSelf.exitWhen) ? oldSelf.exitWhen.filter(c, !has(c.podDeleted) && !has(c.objectCondition)) : []) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template))",message="the change needs a new pod, and with the old one would go what clients have written to the CopyOnWrite volume: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
-	// Status is what the operator has seen and done.
+	// status is what the operator has seen and done.
 	// +optional
 	Status NBDExportStatus `json:"status,omitzero"`
 }
@@ -60,7 +60,7 @@ type NBDExportList struct {
 
 // NBDExportSpec says what is offered, how, and until when.
 type NBDExportSpec struct {
-	// Volumes are what is offered: 1 to 32. The first is also what a client
+	// volumes are what is offered: 1 to 32. The first is also what a client
 	// gets that names no export.
 	// +required
 	// +listType=map
@@ -69,7 +69,7 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:MaxItems=32
 	Volumes []Volume `json:"volumes,omitempty"`
 
-	// ExitWhen are the conditions that end the export, at most 16; the first
+	// exitWhen are the conditions that end the export, at most 16; the first
 	// one to be met does. A condition that is met already when the export is
 	// created ends it before anything is served. Without any, only the deletion
 	// of the NBDExport ends it.
@@ -79,43 +79,43 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:MaxItems=16
 	ExitWhen []ExitCondition `json:"exitWhen,omitempty"`
 
-	// PollSeconds is how often scripts are run, and how often what can't be
+	// pollSeconds is how often scripts are run, and how often what can't be
 	// watched is looked at: 1 to 3600 seconds.
 	// +optional
-	// +kubebuilder:default=60
+	// +default=60
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
 	PollSeconds int32 `json:"pollSeconds,omitempty"`
 
-	// Drain says how the clients are treated once the export has to end.
+	// drain says how the clients are treated once the export has to end.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	Drain Drain `json:"drain,omitzero"`
 
-	// TLS says how connections are protected. By default clients have to use TLS and
+	// tls says how connections are protected. By default clients have to use TLS and
 	// to show the certificate that is made for them.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	TLS TLS `json:"tls,omitzero"`
 
-	// Service is how the export is reached.
+	// service is how the export is reached.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	Service Service `json:"service,omitzero"`
 
-	// NetworkPolicy says who reaches the export's pod over the network. It can be
+	// networkPolicy says who reaches the export's pod over the network. It can be
 	// changed, and holds at once where the network plugin holds NetworkPolicies.
 	// +optional
-	// +kubebuilder:default={}
+	// +default={}
 	NetworkPolicy NetworkPolicy `json:"networkPolicy,omitzero"`
 
-	// Limits are what clients may use, and who may be one. They can be changed, and
+	// limits are what clients may use, and who may be one. They can be changed, and
 	// hold without a new pod and without a disconnect, within two minutes or so: it
 	// is the kubelet that brings them to the server.
 	// +optional
 	Limits Limits `json:"limits,omitzero"`
 
-	// TTLSecondsAfterFinished is how long after its end the NBDExport is deleted,
+	// ttlSecondsAfterFinished is how long after its end the NBDExport is deleted,
 	// with its pod and what else was made for it: 0 to 31536000 seconds, which is a
 	// year. Without it the NBDExport stays.
 	// +optional
@@ -123,7 +123,7 @@ type NBDExportSpec struct {
 	// +kubebuilder:validation:Maximum=31536000
 	TTLSecondsAfterFinished *int32 `json:"ttlSecondsAfterFinished,omitempty"`
 
-	// Template says what the export's pod has beside the server, where it runs
+	// template says what the export's pod has beside the server, where it runs
 	// and what it may use.
 	// +optional
 	Template PodTemplate `json:"template,omitzero"`
@@ -151,26 +151,26 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.graceSeconds) || self.graceSeconds <= self.timeoutSeconds",message="graceSeconds must not be longer than timeoutSeconds",fieldPath=".graceSeconds"
 type Drain struct {
-	// TimeoutSeconds bounds the time from the exit condition to the end: 1 to
+	// timeoutSeconds bounds the time from the exit condition to the end: 1 to
 	// 86400 seconds.
 	// +optional
-	// +kubebuilder:default=600
+	// +default=600
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=86400
 	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
 
-	// GraceSeconds is how long clients that are connected may go on: 0 to
+	// graceSeconds is how long clients that are connected may go on: 0 to
 	// timeoutSeconds. Without it they have nine tenths of timeoutSeconds.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 
-	// Policy is what happens to the requests of clients that are still connected
+	// policy is what happens to the requests of clients that are still connected
 	// when the grace is over: Refuse answers them with an error, Disconnect closes
 	// the connection.
 	// +optional
-	// +kubebuilder:default=Refuse
+	// +default="Refuse"
 	Policy DrainPolicy `json:"policy,omitempty"`
 }
 

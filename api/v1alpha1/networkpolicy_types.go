@@ -21,12 +21,12 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.from) || self.mode == 'Managed'",message="from is for the NetworkPolicy that mode Managed makes: leave it out, or set mode to Managed",fieldPath=".from"
 type NetworkPolicy struct {
-	// Mode is Managed or None.
+	// mode is Managed or None.
 	// +optional
-	// +kubebuilder:default=Managed
+	// +default="Managed"
 	Mode NetworkPolicyMode `json:"mode,omitempty"`
 
-	// From are the peers that reach the NBD port, 1 to 32; without it everybody
+	// from are the peers that reach the NBD port, 1 to 32; without it everybody
 	// does. Addresses of pods change, and some network plugins don't match them
 	// with an ipBlock: select pods and namespaces by their labels.
 	// +optional

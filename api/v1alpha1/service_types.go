@@ -21,23 +21,24 @@ const (
 
 // Service is how the export is reached.
 type Service struct {
-	// Type is from where: ClusterIP from within the cluster, NodePort and
+	// type is from where: ClusterIP from within the cluster, NodePort and
 	// LoadBalancer also from outside. The URIs in the status are those for the
-	// cluster whatever the type; addresses and ports for outside are in the Service.
+	// cluster whatever the type, and so are the names in the operator's certificates;
+	// addresses and ports for outside are in the Service.
 	// Where these types put a node's address in place of the client's, as they do
 	// unless told otherwise, limits that look at addresses see that one.
 	// +optional
-	// +kubebuilder:default=ClusterIP
+	// +default="ClusterIP"
 	Type ServiceType `json:"type,omitempty"`
 
-	// Port is the TCP port of the Service: 1 to 65535.
+	// port is the TCP port of the Service: 1 to 65535.
 	// +optional
-	// +kubebuilder:default=10809
+	// +default=10809
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
 	Port int32 `json:"port,omitempty"`
 
-	// Annotations of the Service, such as those that a load balancer reads: at most
+	// annotations of the Service, such as those that a load balancer reads: at most
 	// 32, of at most 4096 characters. Keys that begin with nbdexport.io/ are taken.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32

@@ -7,11 +7,7 @@ import (
 
 // NBDExportStatus is what the operator has seen and done.
 type NBDExportStatus struct {
-	// ObservedGeneration is the generation of the spec that this status is about.
-	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-
-	// Conditions are Ready (clients can connect now), Progressing (a change is
+	// conditions are Ready (clients can connect now), Progressing (a change is
 	// under way), Complete (an exit condition was met and the server has ended),
 	// Failed (the end wasn't clean) and, once that has happened, Degraded (clients
 	// can connect, but not all that they do succeeds).
@@ -21,45 +17,57 @@ type NBDExportStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 
-	// URI is where the first volume is offered, in the form that libnbd and qemu
+	// observedGeneration is the generation of the spec that this status is about.
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+
+	// uri is where the first volume is offered, in the form that libnbd and qemu
 	// take.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
 	URI string `json:"uri,omitempty"`
 
-	// Volumes are the volumes with the URI of each.
+	// volumes are the volumes with the URI of each.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=32
 	Volumes []VolumeStatus `json:"volumes,omitempty"`
 
-	// PodName is the pod that serves the export, or served it last.
+	// podName is the pod that serves the export, or served it last.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	PodName string `json:"podName,omitempty"`
 
-	// ServiceName is the Service by which clients reach the pod.
+	// serviceName is the Service by which clients reach the pod.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	ServiceName string `json:"serviceName,omitempty"`
 
-	// Connections are the connections of clients that are open, those that are still
+	// connections are the connections of clients that are open, those that are still
 	// negotiating among them: 0 or more, as the server said within the last half a
 	// minute or so. It is absent when no server runs, and when the operator can't reach it.
 	// +optional
 	// +kubebuilder:validation:Minimum=0
 	Connections *int32 `json:"connections,omitempty"`
 
-	// FirstReadyAt is when clients could connect for the first time.
+	// firstReadyAt is when clients could connect for the first time.
 	// +optional
 	FirstReadyAt *metav1.Time `json:"firstReadyAt,omitempty"`
 
-	// ClientSecretName is the Secret with what a client needs, in the layout that
+	// clientSecretName is the Secret with what a client needs, in the layout that
 	// libnbd and qemu read: ca-cert.pem and, unless clientAuth is None, client-cert.pem
 	// and client-key.pem. It is renewed in time. Empty where the certificates aren't the
 	// operator's.
 	// +optional
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=253
 	ClientSecretName string `json:"clientSecretName,omitempty"`
 
-	// WatchedPods are the pods of the podDeleted conditions as they were first
+	// watchedPods are the pods of the podDeleted conditions as they were first
 	// seen, before anything was served or when the condition came into the spec. Another pod of the same name isn't the one
 	// that a condition means.
 	// +optional
@@ -68,7 +76,7 @@ type NBDExportStatus struct {
 	// +kubebuilder:validation:MaxItems=16
 	WatchedPods []WatchedPod `json:"watchedPods,omitempty"`
 
-	// Exit is why, when and how the export ended. It is there from the moment
+	// exit is why, when and how the export ended. It is there from the moment
 	// at which the operator knows that the export has to end.
 	// +optional
 	Exit *ExitStatus `json:"exit,omitempty"`
@@ -76,27 +84,33 @@ type NBDExportStatus struct {
 
 // VolumeStatus is where a volume is offered.
 type VolumeStatus struct {
-	// Name of the volume in the spec.
+	// name of the volume in the spec.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// URI is where it is offered.
+	// uri is where it is offered.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
 	URI string `json:"uri,omitempty"`
 }
 
 // WatchedPod is the pod that a podDeleted condition means, or one of them.
 type WatchedPod struct {
-	// Name of the entry of exitWhen.
+	// name of the entry of exitWhen.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// UID of the pod, or of one that the selector found.
+	// uid of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
-	// PodName is the pod that the condition names. When it names another one, this
+	// podName is the pod that the condition names. When it names another one, this
 	// record counts for nothing.
 	// +optional
 	PodName string `json:"podName,omitempty"`
-	// Selector is that of the condition, as kubectl writes it. When it is another
+	// selector is that of the condition, as kubectl writes it. When it is another
 	// one, this record counts for nothing.
 	// +optional
 	Selector string `json:"selector,omitempty"`
@@ -104,37 +118,41 @@ type WatchedPod struct {
 
 // ExitStatus is why, when and how an export ended.
 type ExitStatus struct {
-	// Condition is the name of the entry of exitWhen that was met. When the end
+	// condition is the name of the entry of exitWhen that was met. When the end
 	// was asked for in another way, it is the same as reason.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Condition string `json:"condition,omitempty"`
 
-	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
+	// reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
 	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition;
 	// DrainRequested for one that was asked for at the server's control socket, or
 	// ScratchLost if there was none.
 	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=63
 	Reason string `json:"reason,omitempty"`
 
-	// StartedAt is when the condition was noticed and the drain began.
+	// startedAt is when the condition was noticed and the drain began.
 	// +optional
 	StartedAt *metav1.Time `json:"startedAt,omitempty"`
 
-	// FinishedAt is when the server had ended.
+	// finishedAt is when the server had ended.
 	// +optional
 	FinishedAt *metav1.Time `json:"finishedAt,omitempty"`
 
-	// Clean is true when no client was cut off and all that was written is on
+	// clean is true when no client was cut off and all that was written is on
 	// stable storage, false when that isn't so. It is absent until the server
 	// has ended, and stays absent when it left no report.
 	// +optional
 	Clean *bool `json:"clean,omitempty"`
 
-	// BytesRead is how many bytes the clients have read.
+	// bytesRead is how many bytes the clients have read.
 	// +optional
 	BytesRead *int64 `json:"bytesRead,omitempty"`
 
-	// BytesWritten is how many bytes the clients have written.
+	// bytesWritten is how many bytes the clients have written.
 	// +optional
 	BytesWritten *int64 `json:"bytesWritten,omitempty"`
 }

@@ -31,21 +31,21 @@ const (
 // +kubebuilder:validation:XValidation:rule="!has(self.mode) || self.mode != 'Disabled' || !has(self.clientAuth) || self.clientAuth != 'None'",message="without TLS no client is asked for a certificate: leave clientAuth out, or set mode to Required",fieldPath=".clientAuth"
 // +kubebuilder:validation:XValidation:rule="!has(self.mode) || self.mode != 'Disabled' || !has(self.secretRef)",message="without TLS there are no certificates: leave secretRef out, or set mode to Required",fieldPath=".secretRef"
 type TLS struct {
-	// Mode is Required, where clients have to use TLS, or Disabled, where nothing is
+	// mode is Required, where clients have to use TLS, or Disabled, where nothing is
 	// protected.
 	// +optional
-	// +kubebuilder:default=Required
+	// +default="Required"
 	Mode TLSMode `json:"mode,omitempty"`
 
-	// ClientAuth is Required, where clients have to show a certificate, or None.
+	// clientAuth is Required, where clients have to show a certificate, or None.
 	// With certificates of the operator's it is the one in status.clientSecretName;
 	// with a secretRef, every one for client authentication from an authority in
 	// its ca.crt is good.
 	// +optional
-	// +kubebuilder:default=Required
+	// +default="Required"
 	ClientAuth ClientAuth `json:"clientAuth,omitempty"`
 
-	// SecretRef is a Secret with a certificate of your own for the server, such as
+	// secretRef is a Secret with a certificate of your own for the server, such as
 	// cert-manager makes and renews. Without it the operator issues certificates, and
 	// renews them.
 	// +optional
@@ -56,7 +56,7 @@ type TLS struct {
 // server's certificate in tls.crt and its key in tls.key, and, unless clientAuth is
 // None, the authorities of the clients' certificates in ca.crt, all in PEM.
 type TLSSecretReference struct {
-	// Name of the Secret: 1 to 253 characters.
+	// name of the Secret: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253

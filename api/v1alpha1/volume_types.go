@@ -37,7 +37,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="has(self.scratch) == (self.access == 'CopyOnWrite')",message="scratch goes with access CopyOnWrite, which needs it: say how much clients may change, such as scratch: {sizeLimit: 10Gi}",fieldPath=".scratch"
 // +kubebuilder:validation:XValidation:rule="!has(self.source.volumeSnapshot) || self.access != 'ReadWrite'",message="a volumeSnapshot can't be ReadWrite: what is written would be lost with the temporary claim; leave access out, or restore the snapshot to a claim of your own and export that one",fieldPath=".access"
 type Volume struct {
-	// Name is the NBD export name: 1 to 63 characters, lower-case letters, digits
+	// name is the NBD export name: 1 to 63 characters, lower-case letters, digits
 	// and dashes, with a letter or digit at both ends.
 	// +required
 	// +kubebuilder:validation:MinLength=1
@@ -45,24 +45,24 @@ type Volume struct {
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`
 	Name string `json:"name,omitempty"`
 
-	// Source is where the bytes are: exactly one of its fields is set.
+	// source is where the bytes are: exactly one of its fields is set.
 	// +required
 	Source VolumeSource `json:"source,omitzero"`
 
-	// Access is what clients may do: ReadOnly, ReadWrite or CopyOnWrite. A memory
+	// access is what clients may do: ReadOnly, ReadWrite or CopyOnWrite. A memory
 	// volume too is ReadOnly unless it says otherwise.
 	// +optional
-	// +kubebuilder:default=ReadOnly
+	// +default="ReadOnly"
 	Access Access `json:"access,omitempty"`
 
-	// Format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
+	// format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
 	// image of qemu's, which is ReadOnly or CopyOnWrite. It is never guessed: who
 	// writes a raw disk could make it look like an image of another size or content.
 	// +optional
-	// +kubebuilder:default=Raw
+	// +default="Raw"
 	Format Format `json:"format,omitempty"`
 
-	// Scratch is where the changes to a CopyOnWrite volume are. It is required for
+	// scratch is where the changes to a CopyOnWrite volume are. It is required for
 	// such a volume, and there is none for others.
 	// +optional
 	Scratch Scratch `json:"scratch,omitzero"`
@@ -71,7 +71,7 @@ type Volume struct {
 // Scratch is the place on the node's disk for the changes to a CopyOnWrite volume.
 // It is dropped when the server ends, however that comes about.
 type Scratch struct {
-	// SizeLimit is how much it may hold, in bytes: a whole number from 64Ki to 1Pi,
+	// sizeLimit is how much it may hold, in bytes: a whole number from 64Ki to 1Pi,
 	// such as 10Gi. It takes 64Ki for each 64Ki of the volume that clients have
 	// written to; what they trim is given back. Beyond the limit they get ENOSPC,
 	// which a guest's file system takes for a broken disk. The pod asks for as much
@@ -87,16 +87,16 @@ type Scratch struct {
 //
 // +kubebuilder:validation:ExactlyOneOf=persistentVolumeClaim;volumeSnapshot;memory
 type VolumeSource struct {
-	// PersistentVolumeClaim is a claim in the namespace of the export.
+	// persistentVolumeClaim is a claim in the namespace of the export.
 	// +optional
 	PersistentVolumeClaim *ClaimSource `json:"persistentVolumeClaim,omitempty"`
 
-	// VolumeSnapshot is a snapshot in the namespace of the export. It is restored to
+	// volumeSnapshot is a snapshot in the namespace of the export. It is restored to
 	// a temporary claim, which is deleted when the export has ended.
 	// +optional
 	VolumeSnapshot *SnapshotSource `json:"volumeSnapshot,omitempty"`
 
-	// Memory is a volume of zeros in the server's memory, whose content ends with
+	// memory is a volume of zeros in the server's memory, whose content ends with
 	// the export. With CopyOnWrite its content is in the scratch, on disk.
 	// +optional
 	Memory *MemorySource `json:"memory,omitempty"`
@@ -109,13 +109,13 @@ const DefaultPath = "disk.img"
 // ClaimSource is a claim: the device of a Block claim, or a file of a
 // Filesystem claim.
 type ClaimSource struct {
-	// ClaimName is the name of the PersistentVolumeClaim: 1 to 253 characters.
+	// claimName is the name of the PersistentVolumeClaim: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	ClaimName string `json:"claimName,omitempty"`
 
-	// Path is the file that is offered of a Filesystem claim. Without it the file is
+	// path is the file that is offered of a Filesystem claim. Without it the file is
 	// disk.img. A Block claim has no path.
 	// +optional
 	Path FilePath `json:"path,omitempty"`
@@ -128,13 +128,13 @@ func (c ClaimSource) File() string { return c.Path.orDefault() }
 // a Block volume, or a file of a Filesystem volume, as it was when the snapshot
 // was taken.
 type SnapshotSource struct {
-	// Name of the VolumeSnapshot: 1 to 253 characters.
+	// name of the VolumeSnapshot: 1 to 253 characters.
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	Name string `json:"name,omitempty"`
 
-	// StorageClassName is the class of the temporary claim, which has to be one of
+	// storageClassName is the class of the temporary claim, which has to be one of
 	// the CSI driver that took the snapshot: 1 to 253 characters. Without it, it is
 	// the class of the claim that the snapshot was taken of, or the cluster's
 	// default if that claim doesn't exist any more.
@@ -143,7 +143,7 @@ type SnapshotSource struct {
 	// +kubebuilder:validation:MaxLength=253
 	StorageClassName string `json:"storageClassName,omitempty"`
 
-	// Path is the file that is offered of a Filesystem volume. Without it the file
+	// path is the file that is offered of a Filesystem volume. Without it the file
 	// is disk.img. A Block volume has no path.
 	// +optional
 	Path FilePath `json:"path,omitempty"`
@@ -171,7 +171,7 @@ func (p FilePath) orDefault() string {
 
 // MemorySource is a volume of zeros in the server's memory.
 type MemorySource struct {
-	// Size in bytes: a whole number above zero, such as 64Mi. Only what was
+	// size in bytes: a whole number above zero, such as 64Mi. Only what was
 	// written takes memory.
 	// +required
 	// +kubebuilder:validation:XIntOrString

@@ -16,33 +16,21 @@ const user = 65532
 
 // securityContext is the template's, within the Pod Security Standard
 // "restricted".
-func securityContext(s v1alpha1.SecurityContext) *corev1ac.PodSecurityContextApplyConfiguration {
+func securityContext(template *v1alpha1.SecurityContext) *corev1ac.PodSecurityContextApplyConfiguration {
+	s := ptr.Deref(template, v1alpha1.SecurityContext{})
 	uid := ptr.Deref(s.RunAsUser, user)
-	policy := corev1.FSGroupChangeOnRootMismatch
-	if s.FSGroupChangePolicy == v1alpha1.FSGroupAlways {
-		policy = corev1.FSGroupChangeAlways
-	}
 	out := corev1ac.PodSecurityContext().
 		WithRunAsNonRoot(true).
 		WithRunAsUser(uid).
 		WithRunAsGroup(ptr.Deref(s.RunAsGroup, uid)).
 		WithFSGroup(ptr.Deref(s.FSGroup, uid)).
-		WithFSGroupChangePolicy(policy).
+		WithFSGroupChangePolicy(corev1.PodFSGroupChangePolicy(ptr.Deref(s.FSGroupChangePolicy, v1alpha1.FSGroupOnRootMismatch))).
 		WithSupplementalGroups(s.SupplementalGroups...).
 		WithSeccompProfile(corev1ac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))
-	if o := s.SELinuxOptions; o != (v1alpha1.SELinuxOptions{}) {
-		out.WithSELinuxOptions(&corev1ac.SELinuxOptionsApplyConfiguration{
-			Level: nonEmpty(o.Level), Type: nonEmpty(string(o.Type)),
-		})
+	if o := s.SELinuxOptions; o != nil {
+		out.WithSELinuxOptions(&corev1ac.SELinuxOptionsApplyConfiguration{Level: o.Level, Type: (*string)(o.Type)})
 	}
 	return out
-}
-
-func nonEmpty(s string) *string {
-	if s == "" {
-		return nil
-	}
-	return &s
 }
 
 // sharesProcesses tells whether the containers of the pod have to see each other's

@@ -44,7 +44,7 @@ func TestGroupsFollowTheUser(t *testing.T) {
 		{v1alpha1.SecurityContext{RunAsUser: ptr.To[int64](107), RunAsGroup: ptr.To[int64](0)}, 107, 0, 107},
 		{v1alpha1.SecurityContext{FSGroup: ptr.To[int64](36)}, 65532, 65532, 36},
 	} {
-		s := securityContext(c.in)
+		s := securityContext(&c.in)
 		if *s.RunAsUser != c.user || *s.RunAsGroup != c.group || *s.FSGroup != c.fsGroup || !*s.RunAsNonRoot {
 			t.Errorf("%+v: user %d, group %d, fsGroup %d", c.in, *s.RunAsUser, *s.RunAsGroup, *s.FSGroup)
 		}

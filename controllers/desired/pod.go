@@ -71,8 +71,8 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	if affinity != nil {
 		spec.WithAffinity(affinity)
 	}
-	if name := e.Spec.Template.PriorityClassName; name != "" {
-		spec.WithPriorityClassName(name)
+	if name := e.Spec.Template.PriorityClassName; name != nil {
+		spec.WithPriorityClassName(*name)
 	}
 	for _, s := range e.Spec.Template.ImagePullSecrets {
 		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s.Name))

@@ -2,6 +2,8 @@ package desired
 
 import (
 	"maps"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -20,7 +22,7 @@ import (
 func Service(e *v1alpha1.NBDExport) *corev1ac.ServiceApplyConfiguration {
 	return corev1ac.Service(ChildName(e.Name), e.Namespace).
 		WithLabels(Labels(e.Name)).
-		WithAnnotations(stringsOf(e.Spec.Service.Annotations)).
+		WithAnnotations(serviceAnnotations(e)).
 		WithOwnerReferences(owner(e)).
 		WithSpec(corev1ac.ServiceSpec().
 			WithType(serviceType(e)).
@@ -41,10 +43,14 @@ func ServiceMatches(e *v1alpha1.NBDExport, s *corev1.Service) bool {
 			return false
 		}
 	}
-	for k, v := range e.Spec.Service.Annotations {
-		if s.Annotations[k] != string(v) {
+	annotations := serviceAnnotations(e)
+	for k, v := range annotations {
+		if s.Annotations[k] != v {
 			return false
 		}
+	}
+	if s.Annotations[v1alpha1.AnnotationKeys] != annotations[v1alpha1.AnnotationKeys] {
+		return false
 	}
 	if s.Spec.Type != serviceType(e) || !s.Spec.PublishNotReadyAddresses || len(s.Spec.Ports) != 1 || !maps.Equal(s.Spec.Selector, selector(e.Name)) {
 		return false
@@ -52,6 +58,15 @@ func ServiceMatches(e *v1alpha1.NBDExport, s *corev1.Service) bool {
 	p := s.Spec.Ports[0]
 	return p.Name == "nbd" && p.Protocol == corev1.ProtocolTCP &&
 		p.Port == e.Spec.Service.Port && p.TargetPort == intstr.FromInt32(NBDPort)
+}
+
+// serviceAnnotations are those of the export, and a list of them.
+func serviceAnnotations(e *v1alpha1.NBDExport) map[string]string {
+	out := stringsOf(e.Spec.Service.Annotations)
+	if len(out) > 0 {
+		out[v1alpha1.AnnotationKeys] = strings.Join(slices.Sorted(maps.Keys(e.Spec.Service.Annotations)), ",")
+	}
+	return out
 }
 
 // serviceType is the type of the Service; the names are Kubernetes' own.

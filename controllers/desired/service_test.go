@@ -47,6 +47,11 @@ func TestServiceMatches(t *testing.T) {
 			t.Errorf("%s: the change isn't noticed", name)
 		}
 	}
+	fewer := e.DeepCopy()
+	fewer.Spec.Service.Annotations = nil
+	if ServiceMatches(fewer, fresh()) {
+		t.Error("that the export has an annotation no more isn't noticed")
+	}
 	s := fresh()
 	s.Labels["team"], s.Annotations["team"] = "storage", "storage"
 	if !ServiceMatches(e, s) {

@@ -1,6 +1,8 @@
 package controller_test
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -139,6 +141,40 @@ func TestPodFields(t *testing.T) {
 	if want := "nbd://nbd-e." + w.ns + ".svc:10809/disk"; e.Status.URI != want {
 		t.Errorf("URI %s, want %s", e.Status.URI, want)
 	}
+}
+
+// TestServiceChanges changes type and annotations of a Service, which takes no new
+// pod. What others have written into it stays.
+func TestServiceChanges(t *testing.T) {
+	w := newWorld(t)
+	w.claim("vm-disk", "ReadWriteOnce", false)
+	w.export("e", podFields)
+	pod := w.pod("nbd-e", nil)
+	w.serve(pod)
+	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
+	key := client.ObjectKey{Namespace: w.ns, Name: "nbd-e"}
+	var service corev1.Service
+	get(t, key, &service)
+	base := service.DeepCopy()
+	service.Annotations["example.test/others"] = "1"
+	if err := kube.Patch(context.Background(), &service, client.MergeFrom(base)); err != nil {
+		t.Fatal(err)
+	}
+	w.change("e", func(s *v1alpha1.NBDExportSpec) {
+		s.Service.Type = v1alpha1.ServiceClusterIP
+		s.Service.Annotations = nil
+	})
+	eventually(t, "the Service should have changed", func() string {
+		get(t, key, &service)
+		if _, there := service.Annotations["example.test/pool"]; there || service.Spec.Type != corev1.ServiceTypeClusterIP {
+			return fmt.Sprint(service.Spec.Type, service.Annotations)
+		}
+		return ""
+	})
+	if service.Annotations["example.test/others"] != "1" {
+		t.Errorf("somebody else's annotation is gone: %v", service.Annotations)
+	}
+	same(t, pod)
 }
 
 // TestQcow2OfBlockClaim offers the image that a device holds.

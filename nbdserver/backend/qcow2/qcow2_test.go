@@ -21,7 +21,7 @@ var layouts = map[string]layout{
 	"largest clusters":         {clusterBits: 21},
 	"compressed":               {clusterBits: 16, compressed: true},
 	"compressed, version 2":    {clusterBits: 12, v2: true, compressed: true},
-	"compressed, small":        {clusterBits: 9, compressed: true},
+	"compressed, small":        {clusterBits: 11, compressed: true},
 	"compressed, large":        {clusterBits: 21, compressed: true},
 	"extended":                 {clusterBits: 16, extended: true},
 	"extended, smallest":       {clusterBits: 14, extended: true},
@@ -56,7 +56,7 @@ func mixed(size int) []byte {
 
 // TestReads reads from all places at a time, and compares with the content.
 func TestReads(t *testing.T) {
-	want := mixed(3<<20 + 321)
+	want := mixed(1<<20 + 321)
 	for name, l := range layouts {
 		t.Run(name, func(t *testing.T) {
 			i := open(t, l.build(want))
@@ -64,9 +64,9 @@ func TestReads(t *testing.T) {
 			for w := range uint64(4) {
 				group.Go(func() {
 					rng := rand.New(rand.NewPCG(w, 0))
-					for range 60 {
+					for range 30 {
 						off := rng.IntN(len(want))
-						got := bytes.Repeat([]byte{0xa5}, 1+rng.IntN(min(len(want)-off, 1<<rng.IntN(22))))
+						got := bytes.Repeat([]byte{0xa5}, 1+rng.IntN(min(len(want)-off, 1<<rng.IntN(21))))
 						if err := i.ReadAt(t.Context(), got, uint64(off)); err != nil {
 							t.Error(err)
 							return
@@ -299,11 +299,11 @@ func TestLastClusterIsShort(t *testing.T) {
 	const size = 1 << 16
 	image := layout{clusterBits: 16}.build(bytes.Repeat([]byte{1}, 2*size))
 	i := open(t, image[:len(image)-1000])
-	p := make([]byte, 2*size)
+	p := bytes.Repeat([]byte{0xa5}, 2*size)
 	if err := i.ReadAt(t.Context(), p, 0); err != nil {
 		t.Fatal(err)
 	}
-	if ones := bytes.Count(p, []byte{1}); ones != 2*size-1000 || p[2*size-1] != 0 {
+	if ones := bytes.Count(p, []byte{1}); ones != 2*size-1000 || bytes.Count(p, []byte{0}) != 1000 {
 		t.Errorf("%d bytes of data", ones)
 	}
 }
