@@ -5,6 +5,7 @@ package e2e
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 // outOfService is the taint that an admin puts onto a node that certainly runs
@@ -43,10 +44,14 @@ func TestNodeLost(t *testing.T) {
 	n.says("e", "NodeUnreachable", "node n2", "out-of-service")
 	n.kubectl("delete", "nbdexport", "deleted", "--wait=false")
 	n.says("deleted", "NodeUnreachable", "was told to end", "node n2", "out-of-service")
+	n.eventually("the time is over that the pod had to end", func() bool {
+		at, err := time.Parse(time.RFC3339, n.kubectl("get", "pod", n.field("deleted", ".status.podName"), "-o", "jsonpath={.metadata.deletionTimestamp}"))
+		return err == nil && time.Now().After(at)
+	})
 	if got := n.uid("pod", pod); got != uid {
 		t.Errorf("there is another pod, %s, while the first may still run", got)
 	}
-	n.kubectl("get", "nbdexport", "deleted")
+	n.says("deleted", "NodeUnreachable", "was told to end")
 
 	n.kubectl("taint", "node", "n2", outOfService+"=nodeshutdown:NoExecute")
 	n.kubectl("wait", "--for=delete", "nbdexport/deleted", "--timeout=120s")
