@@ -172,16 +172,16 @@ func decideService(o *observed) plan {
 			p.say = append(p.say, blocked(f)...)
 			return p
 		}
-		if p.watched != nil {
-			// The pod is made once it is on record what ends it.
-			p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pods that end the export are there, its own is about to be made")...)
-			return p
-		}
-		p.pod = podCreate
-		p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")...)
+		// In the words for a pod that starts, so that they are written once.
+		f, _ := starting(o)
+		p.say = append(p.say, underWay(f.reason, f.message)...)
+		p.named = true
+		if p.watched == nil {
+			p.pod = podCreate
+		} // else it is made once it is on record what ends it
 		return p
 	}
-	p.again = again
+	p.again, p.named = again, true
 	return judgePod(o, pod, p)
 }
 
@@ -207,6 +207,9 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		p.say = append(p.say, ready(f.message)...)
 	case passing[f.reason]:
 		p.say = append(p.say, underWay(f.reason, f.message)...)
+		if left := warmUp(o); left > 0 {
+			p.lookAgainIn(left)
+		}
 	default:
 		p.say = append(p.say, blocked(f)...)
 	}

@@ -58,8 +58,8 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.pod, err = find[corev1.Pod](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
 	}
-	if !e.DeletionTimestamp.IsZero() || isComplete(e) {
-		return o, nil
+	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.Status.Exit != nil {
+		return o, nil // only the pod is left to be seen to its end
 	}
 	if o.service, err = find[corev1.Service](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
@@ -94,10 +94,8 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 			o.targets[target] = pod
 		}
 	}
-	if e.Status.Exit == nil {
-		o.objects = r.objectsOf(ctx, e)
-		o.selected, err = r.selectedPods(ctx, e)
-	}
+	o.objects = r.objectsOf(ctx, e)
+	o.selected, err = r.selectedPods(ctx, e)
 	return o, err
 }
 

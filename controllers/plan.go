@@ -32,6 +32,8 @@ type plan struct {
 	exit *v1alpha1.ExitStatus
 	// say are the conditions to be set; those not named stay as they are.
 	say []verdict
+	// named says that the pod is there or about to be made: its name may be told.
+	named bool
 	// served says that the Service exists or is about to: its name and the URIs
 	// may be told.
 	served bool

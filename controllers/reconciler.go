@@ -43,6 +43,8 @@ type Reconciler struct {
 
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
+	// known are the versions of exports that were written here.
+	known known
 }
 
 // conflictDelay is when an export is looked at again that had changed between
@@ -54,9 +56,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var e v1alpha1.NBDExport
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
+		r.known.forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
-	if err != nil {
+	if err != nil || r.known.newerThan(&e) {
 		return ctrl.Result{}, err
 	}
 	o, err := r.observe(ctx, &e)
@@ -70,6 +73,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	} else {
 		err = errors.Join(err, r.writeStatus(ctx, &e, p))
 	}
+	r.known.note(&e)
 	if onlyConflicts(err) {
 		return ctrl.Result{RequeueAfter: conflictDelay}, nil
 	}
