@@ -1,10 +1,14 @@
 package controllers
 
 import (
+	"context"
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
 // TestKnown compares versions with what was seen before: only older ones are
@@ -28,6 +32,31 @@ func TestKnown(t *testing.T) {
 	k.forget(client.ObjectKeyFromObject(e))
 	if k.newerThan(e) {
 		t.Error("it is forgotten")
+	}
+}
+
+// behind is a cache that has an export in one version, and nothing else.
+type behind struct {
+	client.Client
+	version string
+}
+
+func (b behind) Get(_ context.Context, _ client.ObjectKey, obj client.Object, _ ...client.GetOption) error {
+	*obj.(*v1alpha1.NBDExport) = *scene().export // any other kind isn't asked for
+	obj.SetResourceVersion(b.version)
+	return nil
+}
+
+// TestOldVersionIsLeftAlone: nothing is read or done for an export that was written in
+// a later version than the cache has.
+func TestOldVersionIsLeftAlone(t *testing.T) {
+	r := &Reconciler{Client: behind{version: "99"}}
+	e := scene().export
+	e.ResourceVersion = "100"
+	r.known.note(e)
+	res, err := r.Reconcile(context.Background(), ctrl.Request{NamespacedName: client.ObjectKeyFromObject(e)})
+	if err != nil || res != (ctrl.Result{}) {
+		t.Errorf("%+v, %v", res, err)
 	}
 }
 

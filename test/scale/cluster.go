@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -93,8 +94,7 @@ rules:
 	}
 	c.admin.QPS, c.admin.Burst = -1, -1
 	if err := c.install(ctx, scheme); err != nil {
-		c.stop()
-		return nil, err
+		return nil, errors.Join(err, c.stop())
 	}
 	return c, nil
 }

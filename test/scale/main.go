@@ -58,7 +58,7 @@ func run(ctx context.Context, args []string) (met bool, err error) {
 	}
 	var results []result
 	for _, n := range sizes {
-		r, err := measure(ctx, options{exports: n, others: *others, steady: time.Duration(*seconds) * time.Second, say: say})
+		r, err := measure(ctx, options{exports: n, others: *others, steady: time.Duration(*seconds) * time.Second, patience: 30 * time.Minute, say: say})
 		if err != nil {
 			return false, fmt.Errorf("with %d exports: %w", n, err)
 		}

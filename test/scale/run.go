@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -24,12 +25,11 @@ type options struct {
 	others int
 	// steady is how long nothing happens.
 	steady time.Duration
+	// patience is how long a phase may take that ends by itself.
+	patience time.Duration
 	// say tells how far it is.
 	say func(format string, args ...any)
 }
-
-// patience is how long a phase may take that ends by itself.
-const patience = 15 * time.Minute
 
 // bench is one measurement.
 type bench struct {
@@ -56,11 +56,7 @@ func measure(ctx context.Context, o options) (_ *result, err error) {
 	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if serr := c.stop(); err == nil {
-			err = serr
-		}
-	}()
+	defer func() { err = errors.Join(err, c.stop()) }()
 	address, stop, err := serveStatus()
 	if err != nil {
 		return nil, err
@@ -80,7 +76,7 @@ func measure(ctx context.Context, o options) (_ *result, err error) {
 	go func() { ended <- mgr.Start(ctx) }()
 	defer func() {
 		cancel()
-		<-ended
+		err = errors.Join(err, <-ended)
 	}()
 
 	b := &bench{
@@ -94,7 +90,7 @@ func measure(ctx context.Context, o options) (_ *result, err error) {
 	if err := b.load.prepare(ctx); err != nil {
 		return nil, err
 	}
-	err = until(ctx, "all pods run", func() (bool, error) { return b.running(ctx, o.exports+o.others) })
+	err = b.until(ctx, "all pods run", func() (bool, error) { return b.running(ctx, o.exports+o.others) })
 	if err != nil {
 		return nil, err
 	}
@@ -104,9 +100,7 @@ func measure(ctx context.Context, o options) (_ *result, err error) {
 	}
 	err = b.phases(ctx, start)
 	if b.manager != nil {
-		if serr := b.manager.stop(); err == nil {
-			err = serr
-		}
+		err = errors.Join(err, b.manager.stop())
 	}
 	return &b.result, err
 }
@@ -179,7 +173,7 @@ func (b *bench) phase(ctx context.Context, name string, of int, do func() error,
 	}
 	var took time.Duration
 	if effect != nil {
-		if err := until(ctx, "the effect", effect); err != nil {
+		if err := b.until(ctx, "the effect", effect); err != nil {
 			return fmt.Errorf("%w\n%s", err, b.manager.lastWords())
 		}
 		took = time.Since(begin)
@@ -219,7 +213,7 @@ func (b *bench) untilIdle(ctx context.Context) (since time.Time, err error) {
 	const quiet = 3 * time.Second
 	type state struct{ reconciles, calls int }
 	last := state{-1, -1}
-	err = until(ctx, "the manager has nothing left to do", func() (bool, error) {
+	err = b.until(ctx, "the manager has nothing left to do", func() (bool, error) {
 		if err := b.audit.update(); err != nil {
 			return false, err
 		}
@@ -244,8 +238,8 @@ func (b *bench) untilIdle(ctx context.Context) (since time.Time, err error) {
 }
 
 // until asks until it is so.
-func until(ctx context.Context, what string, ask func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (b *bench) until(ctx context.Context, what string, ask func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, b.patience)
 	defer cancel()
 	for {
 		if is, err := ask(); is || err != nil {

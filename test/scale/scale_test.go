@@ -14,7 +14,7 @@ import (
 // these.
 func TestFewCalls(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
-	r, err := measure(context.Background(), options{exports: 50, others: 100, steady: 10 * time.Second, say: t.Logf})
+	r, err := measure(context.Background(), options{exports: 50, others: 100, steady: 10 * time.Second, patience: 2 * time.Minute, say: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
