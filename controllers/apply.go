@@ -35,6 +35,9 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	if p.removeNetworkPolicy {
 		errs = append(errs, r.removeNetworkPolicy(ctx, o.networkPolicy))
 	}
+	if p.certify {
+		errs = append(errs, r.certify(ctx, o, p))
+	}
 	switch p.pod {
 	case podCreate:
 		errs = append(errs, r.createPod(ctx, o, p))
@@ -43,6 +46,15 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	}
 	if p.releasePod {
 		errs = append(errs, r.releasePod(ctx, o.pod))
+	}
+	if len(p.makeClaims) > 0 {
+		errs = append(errs, r.makeTemporary(ctx, p))
+	}
+	for _, claim := range p.removeClaims {
+		errs = append(errs, r.removeClaim(ctx, claim))
+	}
+	if p.stampPod {
+		errs = append(errs, r.stampPod(ctx, o.export, o.pod))
 	}
 	if p.removeExport {
 		errs = append(errs, r.removeExport(ctx, o.export))
@@ -57,7 +69,9 @@ func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) err
 	if o.service != nil {
 		opts = append(opts, client.ForceOwnership)
 	}
-	err := r.Apply(ctx, desired.Service(o.export), opts...)
+	service := desired.Service(o.export)
+	err := r.Apply(ctx, service, opts...)
+	o.trust.addresses = service.Spec.ClusterIPs
 	return p.refused("the Service", err)
 }
 
@@ -176,5 +190,8 @@ func (r *Reconciler) releasePod(ctx context.Context, pod *corev1.Pod) error {
 		return nil
 	}
 	err := r.Patch(ctx, changed, client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{}))
+	if err == nil {
+		r.Metrics.drained(pod)
+	}
 	return client.IgnoreNotFound(err)
 }

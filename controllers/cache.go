@@ -1,6 +1,8 @@
 package controllers
 
 import (
+	"maps"
+
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -12,13 +14,11 @@ import (
 
 // CacheOptions keep the operator's memory small. All pods of the cluster have to
 // be watched, for any of them may end an export or hold its claim; what isn't
-// looked at is thrown away. Of Services, ConfigMaps and NetworkPolicies only those
-// made for exports are kept: whether another one has the name is asked of the API server.
+// looked at is thrown away. Of Services, ConfigMaps, NetworkPolicies and Secrets only
+// those made for exports are kept: whether another one has the name is asked of the API
+// server.
 func CacheOptions() cache.Options {
-	ours, err := labels.Parse(v1alpha1.LabelExport)
-	if err != nil {
-		panic(err) // the name of a label is a valid selector
-	}
+	ours, secrets := labelled(v1alpha1.LabelExport), labelled(v1alpha1.LabelTLS)
 	return cache.Options{
 		DefaultTransform: cache.TransformStripManagedFields(),
 		ByObject: map[client.Object]cache.ByObject{
@@ -27,8 +27,18 @@ func CacheOptions() cache.Options {
 			&corev1.Service{}:               {Label: ours},
 			&corev1.ConfigMap{}:             {Label: ours},
 			&networkingv1.NetworkPolicy{}:   {Label: ours},
+			&corev1.Secret{}:                {Label: secrets, Transform: trimSecret},
 		},
 	}
+}
+
+// labelled selects what has a label.
+func labelled(name string) labels.Selector {
+	s, err := labels.Parse(name)
+	if err != nil {
+		panic(err) // the name of a label is a valid selector
+	}
+	return s
 }
 
 // trimPod keeps of a pod what decide and the indexes look at.
@@ -38,7 +48,7 @@ func trimPod(in any) (any, error) {
 		return in, nil
 	}
 	pod.ManagedFields = nil
-	name, named := pod.Annotations[v1alpha1.AnnotationExport]
+	annotations := pod.Annotations
 	pod.Annotations = nil
 	spec := corev1.PodSpec{
 		NodeName:                      pod.Spec.NodeName,
@@ -54,10 +64,10 @@ func trimPod(in any) (any, error) {
 		}
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
-		spec.Affinity = pod.Spec.Affinity
-		if named {
-			pod.Annotations = map[string]string{v1alpha1.AnnotationExport: name}
-		}
+		maps.DeleteFunc(annotations, func(key, _ string) bool {
+			return key != v1alpha1.AnnotationExport && key != v1alpha1.AnnotationNode && key != v1alpha1.AnnotationSpec
+		})
+		pod.Annotations = annotations
 	} else {
 		pod.Status = corev1.PodStatus{Phase: pod.Status.Phase}
 	}
@@ -75,4 +85,15 @@ func trimClaim(in any) (any, error) {
 	claim.Annotations = nil
 	claim.Labels = nil
 	return claim, nil
+}
+
+// trimSecret keeps of a Secret what decide looks at.
+func trimSecret(in any) (any, error) {
+	s, ok := in.(*corev1.Secret)
+	if !ok {
+		return in, nil
+	}
+	s.ManagedFields = nil
+	s.Annotations = nil
+	return s, nil
 }

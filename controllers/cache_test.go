@@ -47,10 +47,13 @@ func TestTrimPod(t *testing.T) {
 	ours := fullPod()
 	ours.Labels[v1alpha1.LabelExport] = "e"
 	ours.Annotations[v1alpha1.AnnotationExport] = "e"
+	ours.Annotations[v1alpha1.AnnotationNode] = "node-7"
+	ours.Annotations[v1alpha1.AnnotationSpec] = "generation=1"
 	if _, err := trimPod(ours); err != nil {
 		t.Fatal(err)
 	}
-	if len(ours.Status.ContainerStatuses) != 1 || len(ours.Spec.Containers) != 0 || len(ours.Annotations) != 1 || ours.Annotations[v1alpha1.AnnotationExport] != "e" {
+	if len(ours.Status.ContainerStatuses) != 1 || len(ours.Spec.Containers) != 0 || len(ours.Annotations) != 3 ||
+		ours.Annotations[v1alpha1.AnnotationSpec] != "generation=1" || ours.Annotations[v1alpha1.AnnotationExport] != "e" || pinnedTo(ours) != "node-7" {
 		t.Errorf("a pod of ours: %+v", ours)
 	}
 }

@@ -39,14 +39,17 @@ var passing = map[string]bool{
 	v1alpha1.ReasonStarting: true,
 	v1alpha1.ReasonNotReady: true,
 	v1alpha1.ReasonDraining: true,
+	// The others of snapshots don't.
+	v1alpha1.ReasonSnapshotNotReady: true,
 }
 
 // nameChecks are made first: nothing is touched that belongs to somebody else.
-var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken, networkPolicyNameTaken}
+var nameChecks = []check{podNameTaken, serviceNameTaken, configMapNameTaken, networkPolicyNameTaken, temporaryNameTaken, secretNameTaken, authorityNameTaken}
 
 // claimChecks are made before a pod is.
 var claimChecks = []check{
 	invalidSelector, unwatchable, claimNotFound, claimDeleting, claimLost, pathOfBlockClaim, volumeTwice, claimInTemplate,
+	temporaryDeleting, temporaryLost, unrestorable,
 	usedByAnotherExport, readWriteOncePodClaimed, heldOnTwoNodes,
 }
 
@@ -111,7 +114,7 @@ func claimLost(o *observed) (finding, bool) {
 func pathOfBlockClaim(o *observed) (finding, bool) {
 	for _, v := range o.export.Spec.Volumes {
 		if s := v.Source.PersistentVolumeClaim; s != nil && s.Path != "" && o.isBlock(s.ClaimName) {
-			return found(v1alpha1.ReasonInvalidVolume, "the volume %s has a path, but the PersistentVolumeClaim %s is a block device without files: create the export anew without the path", v.Name, s.ClaimName)
+			return found(v1alpha1.ReasonInvalidVolume, "the volume %s has a path, but the PersistentVolumeClaim %s is a block device without files: take the path out of the spec", v.Name, s.ClaimName)
 		}
 	}
 	return finding{}, false
@@ -130,9 +133,9 @@ func volumeTwice(o *observed) (finding, bool) {
 			switch {
 			case f == nil || f.ClaimName != s.ClaimName:
 			case o.isBlock(s.ClaimName):
-				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: create the export anew with one of them", first.Name, v.Name, s.ClaimName)
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: take one of them out of the spec", first.Name, v.Name, s.ClaimName)
 			case path.Clean(f.File()) == path.Clean(s.File()) && (first.Access == v1alpha1.ReadWrite || v.Access == v1alpha1.ReadWrite):
-				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and not both ReadOnly: create the export anew with one of them", first.Name, v.Name, s.File(), s.ClaimName)
+				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and one of them is ReadWrite: take one of them out of the spec, or make none of them ReadWrite", first.Name, v.Name, s.File(), s.ClaimName)
 			}
 		}
 	}
@@ -142,10 +145,10 @@ func volumeTwice(o *observed) (finding, bool) {
 // claimInTemplate finds a claim that the pod would list twice: the kubelet waits
 // for ever for such a one.
 func claimInTemplate(o *observed) (finding, bool) {
-	exported := claimNames(o.export)
+	exported := append(claimNames(o.export), temporaryNames(o.export)...)
 	for _, v := range o.export.Spec.Template.Volumes {
 		if s := v.PersistentVolumeClaim; s != nil && slices.Contains(exported, s.ClaimName) {
-			return found(v1alpha1.ReasonInvalidVolume, "the volume %s of the template is the PersistentVolumeClaim %s, which is exported, and no pod starts that has a claim twice: create the export anew without this volume of the template", v.Name, s.ClaimName)
+			return found(v1alpha1.ReasonInvalidVolume, "the volume %s of the template is the PersistentVolumeClaim %s, which is exported, and no pod starts that has a claim twice: take this volume of the template out of the spec", v.Name, s.ClaimName)
 		}
 	}
 	return finding{}, false
@@ -174,5 +177,10 @@ func heldOnTwoNodes(o *observed) (finding, bool) {
 // isBlock tells whether a claim is a block device.
 func (o *observed) isBlock(claim string) bool {
 	c := o.claims[claim]
-	return c != nil && c.Spec.VolumeMode != nil && *c.Spec.VolumeMode == corev1.PersistentVolumeBlock
+	return c != nil && isBlockClaim(c)
+}
+
+// isBlockClaim tells whether a claim is one.
+func isBlockClaim(c *corev1.PersistentVolumeClaim) bool {
+	return c.Spec.VolumeMode != nil && *c.Spec.VolumeMode == corev1.PersistentVolumeBlock
 }

@@ -46,7 +46,7 @@ func TestChecksBeforePod(t *testing.T) {
 		{"path of a device", func(o *observed) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 			o.export.Spec.Volumes[0].Source.PersistentVolumeClaim.Path = "a.img"
-		}, v1alpha1.ReasonInvalidVolume, []string{"volume disk", "without the path"}},
+		}, v1alpha1.ReasonInvalidVolume, []string{"volume disk", "take the path out"}},
 		{"device twice", func(o *observed) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
@@ -57,13 +57,17 @@ func TestChecksBeforePod(t *testing.T) {
 		{"file twice, once to write", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "./disk.img"}}
 			o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite
-		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "not both ReadOnly"}},
+		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "one of them is ReadWrite"}},
+		{"file twice, once to copy", func(o *observed) {
+			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
+			o.export.Spec.Volumes[1].Access = v1alpha1.CopyOnWrite
+		}, "", nil},
 		{"two files of a claim to write", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "b.img"}}
 			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite, v1alpha1.ReadWrite
 		}, "", nil},
 		{"exported claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("disk") },
-			v1alpha1.ReasonInvalidVolume, []string{"volume data of the template", "PersistentVolumeClaim disk", "without"}},
+			v1alpha1.ReasonInvalidVolume, []string{"volume data of the template", "PersistentVolumeClaim disk", "out of the spec"}},
 		{"other claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("data") }, "", nil},
 		{"held", func(o *observed) { o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")} }, "", nil},
 		{"held on two nodes", func(o *observed) {

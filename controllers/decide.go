@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,9 +37,13 @@ func decide(o *observed) plan {
 	if exit, met := deadlineOver(o); met {
 		return decideDrain(o, exit)
 	}
+	if p, lost := scratchLost(o); lost {
+		return p
+	}
 	p := decideService(o)
 	p.untilDeadline(o)
 	p.untilNextLook(o)
+	p.untilSnapshot(o)
 	return p
 }
 
@@ -47,16 +52,19 @@ func decideDeletion(o *observed) plan {
 	p := plan{say: underWay(v1alpha1.ReasonDeleting, "the export is being deleted: it goes when its pod has drained and ended")}
 	pod := o.podToEnd()
 	if pod == nil {
-		return plan{releaseExport: true}
+		return plan{releaseExport: true, removeClaims: o.unneeded(nil)}
 	}
-	over, again := podOver(pod, o.now)
+	over, again := o.over(pod)
 	switch {
 	case over && held(pod):
 		p.releasePod = true
 	case over:
-		return plan{releaseExport: true}
+		return plan{releaseExport: true, removeClaims: o.unneeded(nil)}
 	case pod.DeletionTimestamp.IsZero():
 		p.pod = podRemove
+	}
+	if f, found := unheard(o); found && !over {
+		p.say = blocked(f)
 	}
 	p.again = again
 	return p
@@ -66,6 +74,7 @@ func decideDeletion(o *observed) plan {
 // any more.
 func decideComplete(o *observed) plan {
 	p := decideCompletePod(o)
+	p.removeTemporary(o)
 	left, limited := timeToLive(o)
 	switch {
 	case !limited || p.pod != podKeep || p.releasePod:
@@ -85,7 +94,7 @@ func decideCompletePod(o *observed) plan {
 	if pod == nil {
 		return p
 	}
-	over, again := podOver(pod, o.now)
+	over, again := o.over(pod)
 	switch {
 	case over:
 		p.releasePod = held(pod)
@@ -117,7 +126,7 @@ func decideDrain(o *observed, exit v1alpha1.ExitStatus) plan {
 		}
 		return reportLost(o, exit)
 	}
-	over, again := podOver(pod, o.now)
+	over, again := o.over(pod)
 	if over || reportedEnd(pod) {
 		return finish(o, exit, pod)
 	}
@@ -133,6 +142,9 @@ func decideDrain(o *observed, exit v1alpha1.ExitStatus) plan {
 	if recorded && pod.DeletionTimestamp.IsZero() {
 		p.pod = podRemove
 	}
+	if f, found := unheard(o); found {
+		p.say = append(p.say, blocked(f)...)
+	}
 	return p
 }
 
@@ -143,14 +155,17 @@ func decideService(o *observed) plan {
 	var again time.Duration
 	if pod != nil {
 		if r, _, ok := lastReport(pod); ok {
-			if exit, met := exitOf(o.export, r); met {
+			if exit, met := exitOf(o.export, pod, r); met {
 				return finish(o, exit, pod)
 			}
 		}
 		var over bool
-		if over, again = podOver(pod, o.now); over {
+		if over, again = o.over(pod); over {
 			return replaceEnded(o, pod, p)
 		}
+	}
+	if o.pod != nil && orphaned(o.export.Name, o.pod) {
+		return replaceOrphan(o, p)
 	}
 	if f, found := firstOf(nameChecks, o); found {
 		p.say = append(p.say, blocked(f)...)
@@ -165,34 +180,53 @@ func decideService(o *observed) plan {
 	p.applyConfigMap = o.configMap == nil || !desired.ConfigMapMatches(o.export, o.configMap)
 	p.applyNetworkPolicy, p.removeNetworkPolicy = networkPolicyDiffers(o)
 	p.served = true
+	p.certificates(o)
 
 	p.watched = unrecorded(o)
 	if pod == nil {
 		if f, found := firstOf(claimChecks, o); found {
-			p.say = append(p.say, blocked(f)...)
+			p.say = append(p.say, stopped(f)...)
 			return p
+		}
+		if f, found := firstOf(tlsChecks, o); found {
+			p.say = append(p.say, blocked(f)...)
+			p.lookAgainIn(secretDelay)
+			return p
+		}
+		if len(p.watched) == 0 {
+			// Not before it is on record what ends the pod.
+			if p.restore(o) {
+				return p
+			}
+			p.pod = podCreate
 		}
 		// In the words for a pod that starts, so that they are written once.
 		f, _ := starting(o)
 		p.say = append(p.say, underWay(f.reason, f.message)...)
 		p.named = true
-		if p.watched == nil {
-			p.pod = podCreate
-		} // else it is made once it is on record what ends it
 		return p
 	}
-	p.again, p.named = again, true
-	return judgePod(o, pod, p)
+	p.named = true
+	if again > 0 {
+		p.lookAgainIn(again)
+	}
+	p = judgePod(o, pod, p)
+	if f, found := unheard(o); found {
+		p.say = append(p.say, blocked(f)...)
+	}
+	return p
 }
 
 // judgePod says how it stands with a pod that is there and not over.
 func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
+	if fields := outdated(o.export, pod); len(fields) > 0 {
+		return update(pod, fields, p)
+	}
 	if f, found := heldElsewhere(o); found {
 		return yield(o, pod, f, p)
 	}
 	if !pod.DeletionTimestamp.IsZero() {
-		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-			fmt.Sprintf("somebody else deleted the pod %s: a new one follows when it has drained and ended", pod.Name))...)
+		p.say = append(p.say, toldToEnd(o, pod)...)
 		return p
 	}
 	if pod.Spec.NodeName == "" && pinnedTo(pod) != o.follow().Node {
@@ -201,17 +235,15 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing, "the claims are in use on another node than before: the pod follows")...)
 		return p
 	}
+	p.stampPod = desired.Stale(o.export, pod.Annotations[v1alpha1.AnnotationSpec])
 	f, _ := firstOf(podChecks, o)
-	switch {
-	case f.reason == v1alpha1.ReasonServing:
+	if f.reason == v1alpha1.ReasonServing {
 		p.say = append(p.say, ready(f.message)...)
-	case passing[f.reason]:
-		p.say = append(p.say, underWay(f.reason, f.message)...)
+	} else {
+		p.say = append(p.say, stopped(f)...)
 		if left := warmUp(o); left > 0 {
 			p.lookAgainIn(left)
 		}
-	default:
-		p.say = append(p.say, blocked(f)...)
 	}
 	return p
 }
@@ -236,13 +268,21 @@ func yield(o *observed, pod *corev1.Pod, f finding, p plan) plan {
 // replaceEnded makes room for a new pod after one that is over although no exit
 // condition was met.
 func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
-	p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
-		fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, why(pod)))...)
+	fields := outdated(o.export, pod)
+	if f, found := cannotStart(o, pod); found {
+		p.say = append(p.say, blocked(f)...)
+	} else if len(fields) > 0 {
+		p.say = append(p.say, underWay(v1alpha1.ReasonUpdating,
+			fmt.Sprintf("the spec has changed (%s), and the pod %s has ended: a new one follows", strings.Join(fields, ", "), pod.Name))...)
+	} else {
+		p.say = append(p.say, underWay(v1alpha1.ReasonReplacing,
+			fmt.Sprintf("the pod %s has ended without an exit condition%s: a new one follows", pod.Name, o.why(pod)))...)
+	}
 	if !pod.DeletionTimestamp.IsZero() {
 		p.releasePod = held(pod)
 		return p
 	}
-	if wait := endedAt(pod, o.now).Add(replaceDelay).Sub(o.now); wait > 0 {
+	if wait := endedAt(pod, o.now).Add(delay(o, pod)).Sub(o.now); wait > 0 && len(fields) == 0 {
 		p.again = wait
 		return p
 	}
@@ -251,19 +291,23 @@ func replaceEnded(o *observed, pod *corev1.Pod, p plan) plan {
 }
 
 // leftover tells whether the pod with our name is that of an earlier export of
-// the same name or orphaned, and has ended, so that nobody waits for its report any
-// more.
+// the same name, and has ended, so that nobody waits for its report any more.
 func leftover(o *observed) (release bool, again time.Duration) {
-	if o.pod == nil || !held(o.pod) || !(ofEarlierExport(o) || orphaned(o.export.Name, o.pod)) {
+	if o.pod == nil || !held(o.pod) || !ofEarlierExport(o) {
 		return false, 0
 	}
-	return podOver(o.pod, o.now)
+	return o.over(o.pod)
 }
 
 // ofEarlierExport tells whether the pod belongs to another export of this name.
 func ofEarlierExport(o *observed) bool {
-	ref := metav1.GetControllerOf(o.pod)
-	return ref != nil && ref.Kind == "NBDExport" && ref.Name == o.export.Name && ref.UID != o.export.UID &&
+	return ofEarlier(o.export, o.pod)
+}
+
+// ofEarlier tells the same of another object.
+func ofEarlier(e *v1alpha1.NBDExport, obj metav1.Object) bool {
+	ref := metav1.GetControllerOfNoCopy(obj)
+	return ref != nil && ref.Kind == "NBDExport" && ref.Name == e.Name && ref.UID != e.UID &&
 		ref.APIVersion == v1alpha1.GroupVersion.String()
 }
 

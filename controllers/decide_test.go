@@ -74,9 +74,9 @@ func TestDecide(t *testing.T) {
 		{name: "condition recorded: VM is back", scene: func(o *observed) { recorded(o); withPod(o) },
 			pod: podRemove, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
 		{name: "drains", scene: func(o *observed) { recorded(o); deleted(withPod(o)) },
-			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+			again: overdueMargin, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
 		{name: "VM and pod deleted at once", scene: func(o *observed) { vmGone(o); deleted(withPod(o)) },
-			exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+			again: overdueMargin, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
 		{name: "drained: report recorded, pod still held", scene: func(o *observed) {
 			recorded(o)
 			deleted(withPod(o))
@@ -127,7 +127,7 @@ func TestDecide(t *testing.T) {
 		}, exit: "DrainRequested", ready: "False Completed", complete: "True FlushFailed"},
 
 		{name: "deleted by hand", scene: func(o *observed) { deleted(withPod(o)) },
-			ready: "False Replacing", complete: "False NotEnded"},
+			again: overdueMargin, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "deleted by hand, drained", scene: func(o *observed) {
 			deleted(withPod(o))
 			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
@@ -147,10 +147,6 @@ func TestDecide(t *testing.T) {
 			again: 75 * time.Second, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "deleted by force a while ago", scene: func(o *observed) { forced(withPod(o), 75*time.Second) },
 			releasePod: true, ready: "False Replacing", complete: "False NotEnded"},
-		{name: "node lost", scene: func(o *observed) {
-			deleted(withPod(o))
-			o.now = noon.Add(24 * time.Hour)
-		}, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "VM not on record: recorded only", scene: func(o *observed) { o.export.Status.WatchedPods = nil },
 			ready: "False Starting", complete: "False NotEnded"},
 		{name: "VM replaced before anything", scene: func(o *observed) { o.targets["vm"].UID = "10" },
@@ -200,7 +196,7 @@ func TestDecide(t *testing.T) {
 			until(o, 0)
 			server(withPod(o), corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
 			deleted(o.pod)
-		}, exit: "day-over", ready: "False Draining", complete: "False NotEnded"},
+		}, again: overdueMargin, exit: "day-over", ready: "False Draining", complete: "False NotEnded"},
 		{name: "deadline has come, evicted", scene: func(o *observed) {
 			until(o, 0)
 			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
@@ -224,7 +220,7 @@ func TestDecide(t *testing.T) {
 		{name: "claim in use on another node, told to end", scene: func(o *observed) {
 			stuck(o, *userPod("vm", "node-8"))
 			deleted(o.pod)
-		}, ready: "False VolumeInUse", complete: "False NotEnded"},
+		}, again: overdueMargin, ready: "False VolumeInUse", complete: "False NotEnded"},
 		{name: "claim in use on the same node", scene: func(o *observed) { stuck(o, *userPod("vm", "node-7")) },
 			ready: "False Starting", complete: "False NotEnded"},
 		{name: "claim in use on both nodes", scene: func(o *observed) {
@@ -265,7 +261,7 @@ func TestDecide(t *testing.T) {
 
 		{name: "export deleted", scene: func(o *observed) { going(o); withPod(o) },
 			pod: podRemove, ready: "False Deleting"},
-		{name: "export deleted, drains", scene: func(o *observed) { going(o); deleted(withPod(o)) }, ready: "False Deleting"},
+		{name: "export deleted, drains", scene: func(o *observed) { going(o); deleted(withPod(o)) }, again: overdueMargin, ready: "False Deleting"},
 		{name: "export deleted, drained", scene: func(o *observed) {
 			going(o)
 			deleted(withPod(o))
@@ -280,7 +276,7 @@ func TestDecide(t *testing.T) {
 		{name: "export deleted, foreign pod", scene: func(o *observed) { going(o); o.pod = userPod("nbd-e", "") }, releaseExport: true},
 		{name: "export deleted, orphaned pod", scene: func(o *observed) { going(o); withOrphan(o) },
 			pod: podRemove, ready: "False Deleting"},
-		{name: "export deleted, orphaned pod drains", scene: func(o *observed) { going(o); deleted(withOrphan(o)) }, ready: "False Deleting"},
+		{name: "export deleted, orphaned pod drains", scene: func(o *observed) { going(o); deleted(withOrphan(o)) }, again: overdueMargin, ready: "False Deleting"},
 		{name: "export deleted, orphaned pod drained", scene: func(o *observed) {
 			going(o)
 			deleted(withOrphan(o))
@@ -302,9 +298,16 @@ func TestDecide(t *testing.T) {
 			pod: podRemove, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
 		{name: "complete, orphaned pod over", scene: func(o *observed) { complete(o); over(withOrphan(o), 0, "") }, releasePod: true},
 		{name: "orphaned pod of an export that goes on", scene: func(o *observed) { withOrphan(o) },
-			ready: "False NameTaken", complete: "False NotEnded"},
-		{name: "orphaned pod of an export that goes on has ended", scene: func(o *observed) { over(withOrphan(o), 0, "") },
-			releasePod: true, ready: "False NameTaken", complete: "False NotEnded"},
+			pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "orphaned pod of an export that goes on drains", scene: func(o *observed) { deleted(withOrphan(o)) },
+			again: overdueMargin, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "orphaned pod of an export that goes on has drained", scene: func(o *observed) {
+			deleted(withOrphan(o))
+			over(o.pod, 0, reportOf(t, "signal=SIGTERM", 0))
+		}, releasePod: true, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "orphaned pod of an export that goes on has ended by itself", scene: func(o *observed) {
+			over(withOrphan(o), 0, reportOf(t, "file-created=/run/nbdexport/stop", 0))
+		}, pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "pod of an earlier export has ended", scene: func(o *observed) {
 			over(withPod(o), 0, "")
 			o.pod.OwnerReferences[0].UID = "0"
@@ -379,11 +382,18 @@ func TestWhy(t *testing.T) {
 		{"signal=SIGTERM", 0, ""},
 		{"signal=SIGTERM", 3, " (its server ended with exit code 3, 2 clients cut off: )"},
 	} {
-		pod := withPod(scene())
+		o := scene()
+		pod := withPod(o)
 		over(pod, c.code, reportOf(t, c.condition, c.code))
-		if got := why(pod); got != c.want {
+		if got := o.why(pod); got != c.want {
 			t.Errorf("%s, %d:\n%s, want\n%s", c.condition, c.code, got, c.want)
 		}
+	}
+	o := scene()
+	pod := withPod(o)
+	over(pod, 137, "out of memory")
+	if got, want := o.why(pod), " (its server ended with exit code 137: out of memory)"; got != want {
+		t.Errorf("%s, want%s", got, want)
 	}
 }
 

@@ -3,6 +3,7 @@ package controllers
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,9 +42,11 @@ func reportedEnd(pod *corev1.Pod) bool {
 	return ok
 }
 
-// exitOf turns the condition of a report into one of the export. It is false for
-// a signal: whoever sent it, the export hasn't ended by itself.
-func exitOf(e *v1alpha1.NBDExport, r report.Report) (v1alpha1.ExitStatus, bool) {
+// exitOf turns the condition in the report of a pod's server into one of the export.
+// It is false for a signal: whoever sent it, the export hasn't ended by itself. And
+// for a condition that has been taken out of the spec since the pod was made: what
+// counts is the spec at the time at which the report is read.
+func exitOf(e *v1alpha1.NBDExport, pod *corev1.Pod, r report.Report) (v1alpha1.ExitStatus, bool) {
 	started := metav1.NewTime(r.StartedAt)
 	exit := v1alpha1.ExitStatus{StartedAt: &started}
 	switch {
@@ -59,6 +62,9 @@ func exitOf(e *v1alpha1.NBDExport, r report.Report) (v1alpha1.ExitStatus, bool) 
 				break
 			}
 		}
+	}
+	if exit.Reason == v1alpha1.ExitOther && slices.Contains(outdated(e, pod), "exitWhen") {
+		return v1alpha1.ExitStatus{}, false
 	}
 	if exit.Condition == "" {
 		exit.Condition = exit.Reason
@@ -77,6 +83,8 @@ func exitReason(c v1alpha1.ExitCondition) string {
 		return v1alpha1.ExitFileDeleted
 	case c.PipeClosed != nil:
 		return v1alpha1.ExitPipeClosed
+	case c.ProcessExited != nil:
+		return v1alpha1.ExitProcessExited
 	case c.Script != nil:
 		return v1alpha1.ExitScript
 	case c.LastClientLeft != nil:
@@ -100,7 +108,7 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 	case !ok:
 		return finishUnreported(o, exit, t)
 	}
-	if own, met := exitOf(o.export, r); met {
+	if own, met := exitOf(o.export, pod, r); met {
 		// The server had begun to drain before it was told to.
 		exit = own
 	}
@@ -109,12 +117,12 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 	exit.BytesRead, exit.BytesWritten = count(r.BytesRead), count(r.BytesWritten)
 	met := fmt.Sprintf("the exit condition %s (%s) was met", exit.Condition, exit.Reason)
 	var say []verdict
-	switch {
-	case clean:
+	switch outcome(r) {
+	case v1alpha1.ReasonDrained:
 		say = ended(false, v1alpha1.ReasonDrained, met+": the server has drained and ended, nothing was cut short")
-	case r.ExitCode == report.ExitFlushFailed:
+	case v1alpha1.ReasonFlushFailed:
 		say = ended(true, v1alpha1.ReasonFlushFailed, met+": what clients have written may not be on stable storage: "+brief(r.Error))
-	case r.ExitCode == report.ExitClientsCut:
+	case v1alpha1.ReasonClientsCutOff:
 		say = ended(true, v1alpha1.ReasonClientsCutOff, fmt.Sprintf("%s: %d clients were still connected at the drain's timeout and were cut off", met, r.ClientsCut))
 	default:
 		say = ended(true, v1alpha1.ReasonServerFailed, fmt.Sprintf("%s: the server ended with exit code %d: %s", met, r.ExitCode, brief(r.Error)))
@@ -123,10 +131,9 @@ func finish(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod) plan {
 }
 
 // finishUnreported writes down the end of an export whose server left no
-// report. An exit code of its own says that it was killed; one that the kubelet
-// made up, and none at all, say nothing.
+// report.
 func finishUnreported(o *observed, exit v1alpha1.ExitStatus, t *corev1.ContainerStateTerminated) plan {
-	if t == nil || t.ExitCode == 0 || t.Reason == statusUnknown {
+	if unreported(t) == v1alpha1.ReasonReportLost {
 		return reportLost(o, exit)
 	}
 	at, clean := t.FinishedAt, false
@@ -161,12 +168,7 @@ func neverCame(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod, t *corev1
 }
 
 // everReady tells whether an export has been ready, maybe with an earlier pod.
-// Complete is said from the first time on that anything is, and false until the
-// end; so is Ready, unless it was true in between.
-func everReady(e *v1alpha1.NBDExport) bool {
-	ready, complete := conditionOf(e.Status, v1alpha1.ConditionReady), conditionOf(e.Status, v1alpha1.ConditionComplete)
-	return ready.Status == metav1.ConditionTrue || ready.LastTransitionTime.Sub(complete.LastTransitionTime.Time) > time.Second
-}
+func everReady(e *v1alpha1.NBDExport) bool { return e.Status.FirstReadyAt != nil }
 
 // nothingServed writes down the end of an export that no client has used.
 func nothingServed(exit v1alpha1.ExitStatus, at time.Time, why string) plan {

@@ -35,12 +35,13 @@ func scene() *observed {
 			},
 			Drain:   v1alpha1.Drain{TimeoutSeconds: 60},
 			Service: v1alpha1.Service{Port: 10809},
+			TLS:     v1alpha1.TLS{Mode: v1alpha1.TLSDisabled, ClientAuth: v1alpha1.ClientAuthRequired},
 		},
 	}
 	vm := userPod("vm", "node-7")
 	vm.UID = "9"
 	e.CreationTimestamp = metav1.NewTime(noon)
-	e.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "vm-gone", UID: vm.UID}}
+	e.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "vm-gone", UID: vm.UID, PodName: "vm"}}
 	return &observed{
 		export: e,
 		claims: map[string]*corev1.PersistentVolumeClaim{"disk": {
@@ -90,6 +91,7 @@ func withPod(o *observed) *corev1.Pod {
 			Namespace: "vms", Name: "nbd-e", UID: "2",
 			Finalizers:      []string{v1alpha1.FinalizerReport},
 			OwnerReferences: []metav1.OwnerReference{ownerRef(o.export.UID)},
+			Annotations:     map[string]string{v1alpha1.AnnotationSpec: desired.Stamp(o.export)},
 		},
 		Spec: corev1.PodSpec{NodeName: "node-7", TerminationGracePeriodSeconds: ptr.To[int64](75)},
 	}

@@ -59,10 +59,12 @@ func exclusiveMode(c *corev1.PersistentVolumeClaim) (corev1.PersistentVolumeAcce
 // modes of the claims.
 func (o *observed) follow() desired.Facts {
 	f := desired.Facts{Modes: map[string]corev1.PersistentVolumeMode{}}
-	for name := range o.claims {
-		f.Modes[name] = corev1.PersistentVolumeFilesystem
-		if o.isBlock(name) {
-			f.Modes[name] = corev1.PersistentVolumeBlock
+	for _, claims := range []map[string]*corev1.PersistentVolumeClaim{o.claims, o.temporary} {
+		for name, claim := range claims {
+			f.Modes[name] = corev1.PersistentVolumeFilesystem
+			if isBlockClaim(claim) {
+				f.Modes[name] = corev1.PersistentVolumeBlock
+			}
 		}
 	}
 	for _, h := range o.holders() {

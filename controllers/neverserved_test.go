@@ -86,9 +86,7 @@ func TestNeverServed(t *testing.T) {
 				t.Errorf("clean is %v", clean)
 			}
 			// What an earlier pod has served, nobody knows.
-			o.export.Status.Conditions = []metav1.Condition{
-				{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionFalse, LastTransitionTime: start},
-				{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, LastTransitionTime: metav1.NewTime(noon)}}
+			o.export.Status.FirstReadyAt = &start
 			if p := decide(o); p.exit.Clean != nil && *p.exit.Clean {
 				t.Error("clean although the export had been ready")
 			}

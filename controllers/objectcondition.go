@@ -62,7 +62,7 @@ func (r *Reconciler) lookAt(ctx context.Context, namespace string, c v1alpha1.Ob
 	case err == nil:
 		return looked{met: hasCondition(obj, c)}
 	case meta.IsNoMatchError(err):
-		return looked{trouble: fmt.Sprintf("the API server has no kind %s in %s: install it, or create the export anew with another one", c.Kind, c.APIVersion)}
+		return looked{trouble: fmt.Sprintf("the API server has no kind %s in %s: install it, or change the condition", c.Kind, c.APIVersion)}
 	case apierrors.IsNotFound(err):
 		return looked{}
 	case apierrors.IsForbidden(err):

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // observed is what a decision is made from.
@@ -29,6 +30,12 @@ type observed struct {
 	// claims are the claims of the export, by name, without those that don't
 	// exist.
 	claims map[string]*corev1.PersistentVolumeClaim
+	// temporary are the claims to which snapshots are restored, by name: all that the
+	// export owns, and until it has to end also those of others that have the name
+	// of one.
+	temporary map[string]*corev1.PersistentVolumeClaim
+	// snapshots are those that are yet to be restored, by the volume's name.
+	snapshots map[string]snapshot
 	// users are the pods that use a claim, by the claim's name, without the
 	// export's own.
 	users map[string][]corev1.Pod
@@ -41,7 +48,14 @@ type observed struct {
 	selected map[string][]corev1.Pod
 	// objects are those of objectConditions, by the name of the exit condition.
 	objects map[string]looked
-	now     time.Time
+	// answer is what the server said of itself, as listen returns it.
+	answer      *serverstatus.Answer
+	answerKnown bool
+	// node is that of the pod.
+	node node
+	// trust is what there is for TLS.
+	trust trust
+	now   time.Time
 }
 
 // observe reads what the decision about an export needs.
@@ -58,6 +72,12 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.pod, err = find[corev1.Pod](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
 	}
+	if o.temporary, err = r.ownClaims(ctx, e); err != nil {
+		return nil, err
+	}
+	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
+		return nil, err
+	}
 	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.Status.Exit != nil {
 		return o, nil // only the pod is left to be seen to its end
 	}
@@ -68,6 +88,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		return nil, err
 	}
 	if o.networkPolicy, err = r.networkPolicyOf(ctx, e); err != nil {
+		return nil, err
+	}
+	if o.trust, err = r.trust(ctx, o); err != nil {
 		return nil, err
 	}
 	for _, claim := range claimNames(e) {
@@ -93,6 +116,9 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 		if pod != nil {
 			o.targets[target] = pod
 		}
+	}
+	if err := r.observeSnapshots(ctx, o); err != nil {
+		return nil, err
 	}
 	o.objects = r.objectsOf(ctx, e)
 	o.selected, err = r.selectedPods(ctx, e)

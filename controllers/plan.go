@@ -3,6 +3,8 @@ package controllers
 import (
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
@@ -16,8 +18,16 @@ type plan struct {
 	// applyNetworkPolicy says the same of the NetworkPolicy, removeNetworkPolicy
 	// that there is one of the export's which it shall not have any more.
 	applyNetworkPolicy, removeNetworkPolicy bool
+	// certify says that certificates are missing, or due to be renewed.
+	certify bool
 	// releasePod takes the finalizer off the pod with the export's pod name.
 	releasePod bool
+	// makeClaims are temporary claims to be made.
+	makeClaims []*corev1.PersistentVolumeClaim
+	// removeClaims are temporary claims to be deleted.
+	removeClaims []*corev1.PersistentVolumeClaim
+	// stampPod writes onto the pod that it serves the spec as it is.
+	stampPod bool
 	// removeExport deletes the export.
 	removeExport bool
 	// releaseExport takes the finalizer off the export.
@@ -34,6 +44,10 @@ type plan struct {
 	say []verdict
 	// named says that the pod is there or about to be made: its name may be told.
 	named bool
+	// heard says that connections is the truth, nil for a number that nobody knows;
+	// else it stays as it is in the status.
+	heard       bool
+	connections *int32
 	// served says that the Service exists or is about to: its name and the URIs
 	// may be told.
 	served bool
@@ -82,6 +96,15 @@ func blocked(f finding) []verdict {
 		{v1alpha1.ConditionReady, false, f.reason, f.message},
 		{v1alpha1.ConditionProgressing, false, f.reason, f.message},
 	}
+}
+
+// stopped says that the export isn't ready for a reason which passes by itself, or
+// for which somebody has to help.
+func stopped(f finding) []verdict {
+	if passing[f.reason] {
+		return underWay(f.reason, f.message)
+	}
+	return blocked(f)
 }
 
 // notEnded says that there is nothing to say about the end.

@@ -18,7 +18,7 @@ func serving(o *observed) (finding, bool) {
 	if c := podCondition(o.pod, corev1.PodReady); c == nil || c.Status != corev1.ConditionTrue {
 		return finding{}, false
 	}
-	if f, unwatched := unwatchable(o); unwatched {
+	if f, trouble := firstOf([]check{invalidSelector, unwatchable, authorityDamaged}, o); trouble {
 		// Nobody is cut off for that, but somebody has to know.
 		return found(v1alpha1.ReasonServing, "clients can connect, but %s", f.message)
 	}
@@ -51,6 +51,9 @@ func notScheduled(o *observed) (finding, bool) {
 		if claim := o.claims[name]; claim != nil && claim.Status.Phase == corev1.ClaimPending {
 			return found(v1alpha1.ReasonClaimPending, "the PersistentVolumeClaim %s isn't bound to a volume: %s", name, brief(c.Message))
 		}
+	}
+	if f, found := temporaryPending(o, c.Message); found {
+		return f, true
 	}
 	return found(v1alpha1.ReasonUnschedulable, "no node takes the pod %s: %s", o.pod.Name, brief(c.Message))
 }
@@ -98,7 +101,11 @@ func serverFailed(o *observed) (finding, bool) {
 	if t == nil || t.ExitCode == 0 {
 		return finding{}, false
 	}
-	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and is started again: %s", t.ExitCode, failure(t))
+	then := "is started again"
+	if desired.CopiesOnWrite(o.export) {
+		then = "its pod ends"
+	}
+	return found(v1alpha1.ReasonServerFailed, "the server ended with exit code %d and %s: %s", t.ExitCode, then, failure(t))
 }
 
 // wasReady tells whether a server that runs, but isn't ready now, has been ready

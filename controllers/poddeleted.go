@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -19,7 +20,7 @@ func podDeleted(o *observed) (v1alpha1.ExitStatus, bool) {
 		if c.PodDeleted == nil {
 			continue
 		}
-		recorded := recordedUID(o.export, c.Name)
+		recorded := recordedUID(o.export, c)
 		met := podGone(o.targets[c.PodDeleted.Name], recorded)
 		if c.PodDeleted.Selector != nil {
 			met = allGone(o.selected[c.Name], recorded)
@@ -40,38 +41,46 @@ func podGone(pod *corev1.Pod, recorded types.UID) bool {
 }
 
 // recordedUID is the UID of the pod that a podDeleted condition means; empty if it
-// isn't on record.
-func recordedUID(e *v1alpha1.NBDExport, condition string) types.UID {
+// isn't on record. What is on record about one that was changed since is void.
+func recordedUID(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) types.UID {
 	for _, w := range e.Status.WatchedPods {
-		if w.Name == condition {
+		if w == watchedAs(c, w.UID) {
 			return w.UID
 		}
 	}
 	return ""
 }
 
+// watchedAs is the record of the pod that a podDeleted condition means.
+func watchedAs(c v1alpha1.ExitCondition, uid types.UID) v1alpha1.WatchedPod {
+	w := v1alpha1.WatchedPod{Name: c.Name, UID: uid, PodName: c.PodDeleted.Name}
+	if s := c.PodDeleted.Selector; s != nil {
+		w.Selector = metav1.FormatLabelSelector(s)
+	}
+	return w
+}
+
 // unrecorded is the whole record of the pods that podDeleted conditions mean, if
-// it isn't complete in the status; else nil.
+// that in the status is another one; else nil.
 func unrecorded(o *observed) []v1alpha1.WatchedPod {
-	var all []v1alpha1.WatchedPod
-	missing := false
+	all := []v1alpha1.WatchedPod{}
 	for _, c := range o.export.Spec.ExitWhen {
 		if c.PodDeleted == nil {
 			continue
 		}
-		uid := recordedUID(o.export, c.Name)
+		uid := recordedUID(o.export, c)
 		pod := o.targets[c.PodDeleted.Name]
 		if found := o.selected[c.Name]; len(found) > 0 {
 			pod = &found[0]
 		}
 		if uid == "" && pod != nil {
-			uid, missing = pod.UID, true
+			uid = pod.UID
 		}
 		if uid != "" {
-			all = append(all, v1alpha1.WatchedPod{Name: c.Name, UID: uid})
+			all = append(all, watchedAs(c, uid))
 		}
 	}
-	if !missing {
+	if slices.Equal(all, o.export.Status.WatchedPods) {
 		return nil
 	}
 	return all
@@ -99,7 +108,7 @@ func recordedAs(e *v1alpha1.NBDExport, pod *corev1.Pod) bool {
 		if c.PodDeleted == nil || c.PodDeleted.Name != pod.Name {
 			continue
 		}
-		if uid := recordedUID(e, c.Name); uid != "" && uid != pod.UID {
+		if uid := recordedUID(e, c); uid != "" && uid != pod.UID {
 			return false
 		}
 	}

@@ -18,7 +18,7 @@ func TestUnrecorded(t *testing.T) {
 	db.UID = "11"
 	o.targets["db"] = db
 	o.targets["vm"].UID = "10"
-	want := []v1alpha1.WatchedPod{{Name: "vm-gone", UID: "9"}, {Name: "db-gone", UID: "11"}}
+	want := []v1alpha1.WatchedPod{{Name: "vm-gone", UID: "9", PodName: "vm"}, {Name: "db-gone", UID: "11", PodName: "db"}}
 	if got := unrecorded(o); !slices.Equal(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}

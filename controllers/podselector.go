@@ -39,7 +39,7 @@ func (r *Reconciler) selectedPods(ctx context.Context, e *v1alpha1.NBDExport) (m
 			if out[c.Name], err = podsBy(ctx, from, e, selector); err != nil {
 				return nil, err
 			}
-			if !allGone(out[c.Name], recordedUID(e, c.Name)) {
+			if !allGone(out[c.Name], recordedUID(e, c)) {
 				break
 			}
 		}
@@ -63,7 +63,7 @@ func invalidSelector(o *observed) (finding, bool) {
 			continue
 		}
 		if _, err := metav1.LabelSelectorAsSelector(c.PodDeleted.Selector); err != nil {
-			return found(v1alpha1.ReasonInvalidCondition, "the selector of the exit condition %s is invalid: %s: create the export anew with another one", c.Name, brief(err.Error()))
+			return found(v1alpha1.ReasonInvalidCondition, "the selector of the exit condition %s is invalid: %s: change it", c.Name, brief(err.Error()))
 		}
 	}
 	return finding{}, false

@@ -19,7 +19,7 @@ func bySelectorOnly(o *observed, recorded types.UID, found ...corev1.Pod) {
 		Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "db"}}}}}
 	o.export.Status.WatchedPods = nil
 	if recorded != "" {
-		o.export.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "app-gone", UID: recorded}}
+		o.export.Status.WatchedPods = []v1alpha1.WatchedPod{watchedAs(o.export.Spec.ExitWhen[0], recorded)}
 	}
 	o.selected = map[string][]corev1.Pod{"app-gone": found}
 }

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
@@ -36,14 +37,18 @@ func podOver(pod *corev1.Pod, now time.Time) (over bool, again time.Duration) {
 	if g := pod.DeletionGracePeriodSeconds; g == nil || *g != 0 {
 		return false, 0
 	}
-	grace := int64(corev1.DefaultTerminationGracePeriodSeconds)
-	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
-		grace = *g
-	}
-	if wait := pod.DeletionTimestamp.Add(time.Duration(grace) * time.Second).Sub(now); wait > 0 {
+	if wait := pod.DeletionTimestamp.Add(time.Duration(terminationGrace(pod)) * time.Second).Sub(now); wait > 0 {
 		return false, wait
 	}
 	return true, 0
+}
+
+// terminationGrace is how long the processes of a pod have to end, in seconds.
+func terminationGrace(pod *corev1.Pod) int64 {
+	if g := pod.Spec.TerminationGracePeriodSeconds; g != nil {
+		return *g
+	}
+	return corev1.DefaultTerminationGracePeriodSeconds
 }
 
 // endedAt is when the server of a finished pod ended, or now if nobody knows.
@@ -65,15 +70,24 @@ func endedAt(pod *corev1.Pod, now time.Time) time.Time {
 }
 
 // why says in brackets how a pod ended: what its server reports that wasn't clean,
-// or what the kubelet says about it.
-func why(pod *corev1.Pod) string {
+// or what Kubernetes says about it.
+func (o *observed) why(pod *corev1.Pod) string {
+	if o.node.state == nodeLost {
+		return fmt.Sprintf(" (its node %s is gone or out of service)", pod.Spec.NodeName)
+	}
 	if r, _, ok := lastReport(pod); ok && !r.Clean() {
 		return fmt.Sprintf(" (its server ended with exit code %d, %d clients cut off: %s)", r.ExitCode, r.ClientsCut, brief(r.Error))
 	}
-	if pod.Status.Reason == "" {
-		return ""
+	if pod.Status.Reason != "" {
+		return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
 	}
-	return fmt.Sprintf(" (%s)", strings.TrimSuffix(pod.Status.Reason+": "+brief(pod.Status.Message), ": "))
+	if d := disruption(pod); d != "" {
+		return d
+	}
+	if s := serverStatus(pod); s != nil && s.State.Terminated != nil && s.State.Terminated.ExitCode != 0 {
+		return fmt.Sprintf(" (its server ended with exit code %d: %s)", s.State.Terminated.ExitCode, failure(s.State.Terminated))
+	}
+	return ""
 }
 
 // serverStatus is the status of the server's container; nil before there is any.
@@ -98,18 +112,7 @@ func podCondition(pod *corev1.Pod, kind corev1.PodConditionType) *corev1.PodCond
 
 // pinnedTo is the node that an export's pod was made for; empty if any will do.
 func pinnedTo(pod *corev1.Pod) string {
-	a := pod.Spec.Affinity
-	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return ""
-	}
-	for _, t := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		for _, f := range t.MatchFields {
-			if f.Key == "metadata.name" && len(f.Values) == 1 {
-				return f.Values[0]
-			}
-		}
-	}
-	return ""
+	return pod.Annotations[v1alpha1.AnnotationNode]
 }
 
 // brief is the end of a text in one line of bounded length. The end, because the

@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/client-go/tools/events"
 	"k8s.io/utils/clock"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -16,15 +17,18 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports,verbs=get;list;watch;patch;delete
 // +kubebuilder:rbac:groups=nbdexport.io,resources=nbdexports/status,verbs=patch
 // +kubebuilder:rbac:groups="",resources=pods,verbs=get;list;watch;create;patch;delete
 // +kubebuilder:rbac:groups="",resources=configmaps,verbs=get;list;watch;create;patch
+// +kubebuilder:rbac:groups="",resources=secrets,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups="",resources=services,verbs=get;list;watch;create;patch
 // +kubebuilder:rbac:groups=networking.k8s.io,resources=networkpolicies,verbs=get;list;watch;create;patch;delete
-// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch
+// +kubebuilder:rbac:groups="",resources=persistentvolumeclaims,verbs=get;list;watch;create;delete
+// +kubebuilder:rbac:groups="",resources=nodes,verbs=get
 // +kubebuilder:rbac:groups=events.k8s.io,resources=events,verbs=create;patch
 
 // Reconciler brings the pods of exports and what else is made for them to where their
@@ -38,13 +42,22 @@ type Reconciler struct {
 	Recorder events.EventRecorder
 	// Image is the image of the server.
 	Image string
+	// Servers asks the servers of exports how they are doing. SetupWithManager
+	// starts it.
+	Servers *serverstatus.Watcher
+	// Metrics count what happens to exports.
+	Metrics *Metrics
 	// Clock is what deadlines and other times are compared with.
 	Clock clock.PassiveClock
 
+	// told has the Events of the last hour; SetupWithManager makes it.
+	told *cache.LRUExpireCache
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
 	// known are the versions of exports that were written here.
 	known known
+	// refusals keep the status from being written again and again.
+	refusals refusals
 }
 
 // conflictDelay is when an export is looked at again that had changed between
@@ -57,6 +70,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
 		r.known.forget(req.NamespacedName)
+		r.Servers.Forget(req.NamespacedName)
+		r.refusals.forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
 	if err != nil || r.known.newerThan(&e) {
@@ -66,7 +81,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
+	o.answer, o.answerKnown = r.listen(o)
 	p := decide(o)
+	p.hear(o)
 	err = r.apply(ctx, o, &p)
 	if p.releaseExport {
 		err = errors.Join(err, r.releaseExport(ctx, &e))
@@ -94,7 +111,12 @@ func (r *Reconciler) releaseOrphan(ctx context.Context, req ctrl.Request) (ctrl.
 	if !orphan && (ref == nil || ref.APIVersion != v1alpha1.GroupVersion.String() || ref.Name != req.Name || !held(&pod)) {
 		return ctrl.Result{}, nil
 	}
-	over, again := podOver(&pod, r.Clock.Now())
+	o := &observed{pod: &pod, now: r.Clock.Now()}
+	var err error
+	if o.node, err = r.nodeOf(ctx, &pod, o.now); err != nil {
+		return ctrl.Result{}, err
+	}
+	over, again := o.over(&pod)
 	switch {
 	case over:
 		return ctrl.Result{}, r.releasePod(ctx, &pod)

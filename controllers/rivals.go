@@ -29,7 +29,7 @@ func usedByAnotherExport(o *observed) (finding, bool) {
 			}
 			name, writes := o.exportOf(pod, claim)
 			if writes || writesClaim(o.export, claim) {
-				return found(v1alpha1.ReasonVolumeInUse, "the pod %s of the NBDExport %s uses the PersistentVolumeClaim %s, and one of the two exports is ReadWrite: this one starts when the other has ended; end or delete that one, or make both ReadOnly",
+				return found(v1alpha1.ReasonVolumeInUse, "the pod %s of the NBDExport %s uses the PersistentVolumeClaim %s, and one of the two exports is ReadWrite: this one starts when the other has ended; end or delete that one, or make both ReadOnly or CopyOnWrite",
 					pod.Name, name, claim)
 			}
 		}
@@ -37,7 +37,7 @@ func usedByAnotherExport(o *observed) (finding, bool) {
 	for _, claim := range claimNames(o.export) {
 		for i := range o.others {
 			if other := &o.others[i]; willServe(other) && conflict(o.export, other, claim) && before(other, o.export) {
-				return found(v1alpha1.ReasonVolumeInUse, "the NBDExport %s was there first for the PersistentVolumeClaim %s, and one of the two exports is ReadWrite: this one starts when the other has ended; delete that one if it isn't needed, or make both ReadOnly",
+				return found(v1alpha1.ReasonVolumeInUse, "the NBDExport %s was there first for the PersistentVolumeClaim %s, and one of the two exports is ReadWrite: this one starts when the other has ended; delete that one if it isn't needed, or make both ReadOnly or CopyOnWrite",
 					other.Name, claim)
 			}
 		}
@@ -61,7 +61,8 @@ func willServe(e *v1alpha1.NBDExport) bool {
 func (o *observed) exportOf(pod *corev1.Pod, claim string) (name string, writes bool) {
 	for i := range o.others {
 		if e := &o.others[i]; owned(e, pod) {
-			return e.Name, writesClaim(e, claim)
+			// A pod that was made for other volumes may write what these don't.
+			return e.Name, writesClaim(e, claim) || slices.Contains(outdated(e, pod), "volumes")
 		}
 	}
 	if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
@@ -75,7 +76,8 @@ func conflict(a, b *v1alpha1.NBDExport, claim string) bool {
 	return slices.Contains(claimNames(b), claim) && (writesClaim(a, claim) || writesClaim(b, claim))
 }
 
-// writesClaim tells whether an export opens any part of a claim ReadWrite.
+// writesClaim tells whether an export opens any part of a claim ReadWrite. One that
+// is CopyOnWrite is only read.
 func writesClaim(e *v1alpha1.NBDExport, claim string) bool {
 	return slices.ContainsFunc(e.Spec.Volumes, func(v v1alpha1.Volume) bool {
 		s := v.Source.PersistentVolumeClaim

@@ -12,12 +12,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
 // TestUsedByAnotherExport has a second export of the claim, made before or after
 // the one at noon, with a pod or without.
 func TestUsedByAnotherExport(t *testing.T) {
-	const ro, rw = v1alpha1.ReadOnly, v1alpha1.ReadWrite
+	const ro, rw, cow = v1alpha1.ReadOnly, v1alpha1.ReadWrite, v1alpha1.CopyOnWrite
 	before, after := noon.Add(-time.Hour), noon.Add(time.Hour)
 	at := metav1.NewTime(noon)
 	for _, c := range []struct {
@@ -29,6 +30,10 @@ func TestUsedByAnotherExport(t *testing.T) {
 		want         bool
 	}{
 		{name: "both to read", mine: ro, theirs: ro, made: before, pod: func(*corev1.Pod) {}},
+		{name: "both to copy", mine: cow, theirs: cow, made: before, pod: func(*corev1.Pod) {}},
+		{name: "to copy what theirs reads", mine: cow, theirs: ro, made: before, pod: func(*corev1.Pod) {}},
+		{name: "to copy what theirs writes", mine: cow, theirs: rw, made: after, pod: func(*corev1.Pod) {}, want: true},
+		{name: "to write what theirs copies", mine: rw, theirs: cow, made: after, pod: func(*corev1.Pod) {}, want: true},
 		{name: "theirs runs and writes", mine: ro, theirs: rw, made: after, pod: func(*corev1.Pod) {}, want: true},
 		{name: "theirs runs, mine writes", mine: rw, theirs: ro, made: after, pod: func(*corev1.Pod) {}, want: true},
 		{name: "both write", mine: rw, theirs: rw, made: after, pod: func(*corev1.Pod) {}, want: true},
@@ -40,10 +45,18 @@ func TestUsedByAnotherExport(t *testing.T) {
 		}},
 		{name: "theirs is gone, its pod runs", mine: ro, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.OwnerReferences[0].UID = "0" }, want: true},
 		{name: "theirs is complete, and a pod runs", mine: rw, theirs: ro, made: after, pod: func(*corev1.Pod) {}, change: complete, want: true},
+		{name: "theirs only reads by now, its pod is of the spec before", mine: ro, theirs: ro, made: after, pod: func(p *corev1.Pod) {
+			p.Annotations = map[string]string{v1alpha1.AnnotationSpec: "generation=1,volumes=00000000"}
+		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation = 2 }, want: true},
+		{name: "theirs drains for another change", mine: ro, theirs: ro, made: after, pod: func(p *corev1.Pod) {
+			e := another("other", ro, after)
+			p.Annotations = map[string]string{v1alpha1.AnnotationSpec: desired.Stamp(&e)}
+		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation, theirs.Spec.PollSeconds = 2, 7 }},
 		{name: "somebody else's pod", mine: rw, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.Labels = nil }},
 
 		{name: "older, no pod yet", mine: ro, theirs: rw, made: before, want: true},
 		{name: "older, both to read", mine: ro, theirs: ro, made: before},
+		{name: "older, both to copy", mine: cow, theirs: cow, made: before},
 		{name: "younger", mine: ro, theirs: rw, made: after},
 		{name: "same age, name decides", mine: rw, theirs: rw, made: noon},
 		{name: "same age, name decides for theirs", mine: rw, theirs: rw, made: noon,

@@ -22,11 +22,17 @@ func (r *Reconciler) writeStatus(ctx context.Context, e *v1alpha1.NBDExport, p p
 	if equality.Semantic.DeepEqual(base.Status, e.Status) {
 		return nil
 	}
+	key := client.ObjectKeyFromObject(e)
+	if r.refusals.tooSoon(key, base.Status, e.Status, r.Clock.Now()) {
+		return nil
+	}
 	err := r.Status().Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
 	if err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	for _, n := range news(base.Status, e.Status) {
+	r.refusals.written(key, e.Status, r.Clock.Now())
+	r.Metrics.count(e, base.Status)
+	for _, n := range r.untold(e, news(base.Status, e.Status)) {
 		r.Recorder.Eventf(e, nil, n.kind, n.reason, n.action, "%s", n.note)
 	}
 	return nil
@@ -54,8 +60,15 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 	if p.watched != nil {
 		s.WatchedPods = p.watched
 	}
+	if p.heard {
+		s.Connections = p.connections
+	}
 	if p.served {
 		s.ServiceName = desired.ChildName(e.Name)
+		s.ClientSecretName = ""
+		if e.Spec.TLS.Issued() {
+			s.ClientSecretName = desired.ClientCredential(e).Name()
+		}
 		s.URI = desired.URI(e, e.Spec.Volumes[0].Name)
 		s.Volumes = nil
 		for _, v := range e.Spec.Volumes {
@@ -77,6 +90,9 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 			Message:            v.message,
 			ObservedGeneration: e.Generation,
 		})
+	}
+	if c := conditionOf(s, v1alpha1.ConditionReady); c.Status == metav1.ConditionTrue && s.FirstReadyAt == nil {
+		s.FirstReadyAt = &c.LastTransitionTime
 	}
 	s.ObservedGeneration = e.Generation
 	return s

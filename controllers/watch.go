@@ -6,7 +6,9 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/cache"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -15,6 +17,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -22,6 +25,8 @@ import (
 const (
 	// indexClaim finds pods and exports by a claim that they use.
 	indexClaim = "nbdexport.claim"
+	// indexOwner finds claims by the UID of their controlling owner.
+	indexOwner = "nbdexport.owner"
 	// indexTarget finds exports by a pod whose deletion ends them.
 	indexTarget = "nbdexport.target"
 	// indexSelector finds exports that select pods whose deletion ends them.
@@ -29,7 +34,7 @@ const (
 )
 
 // SetupWithManager makes a manager run the reconciler whenever something happens
-// that concerns an export. Nothing is polled.
+// that concerns an export, and ask its servers how they are doing.
 func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opts controller.Options) error {
 	index := mgr.GetFieldIndexer()
 	for _, i := range []struct {
@@ -38,7 +43,11 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		of    client.IndexerFunc
 	}{
 		{&corev1.Pod{}, indexClaim, func(o client.Object) []string { return claimsOfPod(o.(*corev1.Pod)) }},
-		{&v1alpha1.NBDExport{}, indexClaim, func(o client.Object) []string { return claimNames(o.(*v1alpha1.NBDExport)) }},
+		{&v1alpha1.NBDExport{}, indexClaim, func(o client.Object) []string {
+			e := o.(*v1alpha1.NBDExport)
+			return append(claimNames(e), temporaryNames(e)...)
+		}},
+		{&corev1.PersistentVolumeClaim{}, indexOwner, func(o client.Object) []string { return ownerOfClaim(o.(*corev1.PersistentVolumeClaim)) }},
 		{&v1alpha1.NBDExport{}, indexTarget, func(o client.Object) []string { return targetNames(o.(*v1alpha1.NBDExport)) }},
 		{&v1alpha1.NBDExport{}, indexSelector, func(o client.Object) []string { return selectors(o.(*v1alpha1.NBDExport)) }},
 	} {
@@ -46,6 +55,10 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 			return err
 		}
 	}
+	if err := mgr.Add(r.Servers); err != nil {
+		return err
+	}
+	r.told = cache.NewLRUExpireCacheWithClock(maxTold, r.Clock)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nbdexport").
 		For(&v1alpha1.NBDExport{}).
@@ -53,10 +66,13 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		Owns(&corev1.Service{}).
 		Owns(&corev1.ConfigMap{}).
 		Owns(&networkingv1.NetworkPolicy{}).
+		Owns(&corev1.Secret{}).
+		Watches(&corev1.Secret{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfAuthority), builder.WithPredicates(authorityMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfPod), builder.WithPredicates(podMoved())).
 		Watches(&corev1.Pod{}, handler.EnqueueRequestsFromMapFunc(exportOfOrphan)).
 		Watches(&v1alpha1.NBDExport{}, handler.EnqueueRequestsFromMapFunc(r.exportsBeside), builder.WithPredicates(exportMoved())).
 		Watches(&corev1.PersistentVolumeClaim{}, handler.EnqueueRequestsFromMapFunc(r.exportsOfClaim)).
+		WatchesRawSource(source.Channel(r.Servers.Changes(), &handler.EnqueueRequestForObject{})).
 		WithOptions(opts).
 		Complete(r)
 }
@@ -94,13 +110,14 @@ func exportOfOrphan(_ context.Context, o client.Object) []reconcile.Request {
 }
 
 // exportMoved lets those changes of an export through that others may wait for: it
-// ends, it has ended, it is gone.
+// ends, it has ended, it is gone, it takes other volumes.
 func exportMoved() predicate.Predicate {
 	return predicate.Funcs{
 		CreateFunc: func(event.CreateEvent) bool { return false },
 		UpdateFunc: func(u event.UpdateEvent) bool {
 			from, to := u.ObjectOld.(*v1alpha1.NBDExport), u.ObjectNew.(*v1alpha1.NBDExport)
-			return willServe(from) != willServe(to) || isComplete(from) != isComplete(to)
+			return willServe(from) != willServe(to) || isComplete(from) != isComplete(to) ||
+				!equality.Semantic.DeepEqual(from.Spec.Volumes, to.Spec.Volumes)
 		},
 	}
 }

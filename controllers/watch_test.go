@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
@@ -38,6 +39,27 @@ func TestExportOfOrphan(t *testing.T) {
 			if got := exportOfOrphan(context.Background(), pod); len(got) != 0 {
 				t.Errorf("%s, %s: %v", name, what, got)
 			}
+		}
+	}
+}
+
+// TestExportMoved tells those who share a claim with an export when it takes others.
+func TestExportMoved(t *testing.T) {
+	from := scene().export
+	for name, c := range map[string]struct {
+		change func(*v1alpha1.NBDExport)
+		want   bool
+	}{
+		"labels":  {func(e *v1alpha1.NBDExport) { e.Labels = map[string]string{"a": "b"} }, false},
+		"limits":  {func(e *v1alpha1.NBDExport) { e.Spec.Limits.Connections = 7 }, false},
+		"claim":   {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Source.PersistentVolumeClaim.ClaimName = "x" }, true},
+		"access":  {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite }, true},
+		"it ends": {func(e *v1alpha1.NBDExport) { e.Status.Exit = &v1alpha1.ExitStatus{} }, true},
+	} {
+		to := from.DeepCopy()
+		c.change(to)
+		if got := exportMoved().Update(event.UpdateEvent{ObjectOld: from, ObjectNew: to}); got != c.want {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
 	}
 }

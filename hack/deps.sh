@@ -5,18 +5,20 @@
 #   deps.sh interop    the NBD clients and servers to test against, the C
 #                      compiler that the race detector needs, and promtool,
 #                      which is put into the cache
+#   deps.sh vm         what hack/vm.sh needs, and the machine that boots it
 set -euo pipefail
 : "${NBDEXPORT_CACHE:=${XDG_CACHE_HOME:-$HOME/.cache}/nbdexport}"
 
 cluster="containerd runc containernetworking-plugins iptables nftables conntrack busybox-static iproute2 util-linux procps kmod e2fsprogs"
 interop="nbdkit libnbd-bin python3-libnbd qemu-utils nbd-client fio e2fsprogs procps gcc libc6-dev"
+vm="qemu-system-x86 busybox-static nbd-client fio e2fsprogs"
 
 die() {
   echo "deps: $*" >&2
   exit 1
 }
 
-[ $# -gt 0 ] || die "usage: deps.sh cluster|interop..."
+[ $# -gt 0 ] || die "usage: deps.sh cluster|interop|vm..."
 wanted=() promtool=
 for group in "$@"; do
   case $group in
@@ -25,7 +27,8 @@ for group in "$@"; do
     read -ra packages <<<"$interop"
     command -v promtool "$NBDEXPORT_CACHE/bin/promtool" >/dev/null || promtool=promtool
     ;;
-  *) die "there is no group '$group', only cluster and interop" ;;
+  vm) read -ra packages <<<"$vm" ;;
+  *) die "there is no group '$group', only cluster, interop and vm" ;;
   esac
   wanted+=("${packages[@]}")
 done

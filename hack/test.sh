@@ -36,7 +36,7 @@ unit) unit ;;
 all)
   [ "$(id -u)" = 0 ] || die "needs root: it installs packages, makes loop devices and starts a cluster. Run it as root, or only the quick part with 'make test-unit'"
   say "Debian packages"
-  hack/deps.sh cluster interop
+  hack/deps.sh cluster interop vm
   say "Kubernetes from Go modules"
   hack/cluster/build.sh
   say "lint"
@@ -49,6 +49,8 @@ all)
   go test -race -timeout 10m -count=1 ./test/scale/...
   say "installations on a real API server"
   go test -race -timeout 15m -count=1 ./test/packaging/...
+  say "virtual machines to boot"
+  hack/vm.sh
   say "interop with NBD clients"
   go test -race -timeout 15m ./test/interop/...
   say "end to end on a cluster"

@@ -35,6 +35,8 @@ var (
 		"Bytes that the scratch of a copy-on-write volume holds.", []string{"export"}, nil)
 	descScratchLimit = prometheus.NewDesc("nbd_server_scratch_limit_bytes",
 		"Bytes that the scratch of a copy-on-write volume may hold; +Inf without a limit.", []string{"export"}, nil)
+	descScratchRefused = prometheus.NewDesc("nbd_server_scratch_refused_total",
+		"Writes that failed because the scratch of a copy-on-write volume, or its disk, was full.", []string{"export"}, nil)
 	descPanics = prometheus.NewDesc("nbd_server_panics_total",
 		"Panics that were survived. One in a request costs the connection that it came from.", nil, nil)
 	descPaused = prometheus.NewDesc("nbd_server_paused",
@@ -53,7 +55,7 @@ var (
 
 // descs are those of all metrics but the latency, which describes itself.
 var descs = []*prometheus.Desc{descBuild, descStart, descConnections, descAccepted, descRefused, descStalled, descInFlight, descRequests,
-	descBytes, descFlushFailures, descScratch, descScratchLimit, descPanics, descPaused, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
+	descBytes, descFlushFailures, descScratch, descScratchLimit, descScratchRefused, descPanics, descPaused, descPhase, descGrace, descTimeout, descDrainStart, descCondition}
 
 // Collector returns the server's metrics for a Prometheus registry.
 func (s *Server) Collector() prometheus.Collector {
@@ -109,6 +111,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 			}
 			send(descScratch, prometheus.GaugeValue, float64(*st.ScratchBytes), name)
 			send(descScratchLimit, prometheus.GaugeValue, limit, name)
+			send(descScratchRefused, prometheus.CounterValue, float64(*st.ScratchRefused), name)
 		}
 		for i := range e.requests {
 			if i == int(wire.CmdDisc) {

@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/nbdexport/nbdexport/nbdserver/filter/cow"
@@ -25,14 +26,17 @@ func TestScratch(t *testing.T) {
 	copyOnWrite(t, s, 2*block)
 	c := dial(t, listen(t, s))
 	c.begin(false)
-	check := func(bytes, enospc string, used uint64) {
+	check := func(bytes, refused string, used uint64) {
 		t.Helper()
 		wantMetrics(t, s, map[string]string{
 			`nbd_server_scratch_bytes{export="disk"}`:                                  bytes,
 			`nbd_server_scratch_limit_bytes{export="disk"}`:                            "131072",
-			`nbd_server_requests_total{command="write",export="disk",result="enospc"}`: enospc,
+			`nbd_server_scratch_refused_total{export="disk"}`:                          refused,
+			`nbd_server_requests_total{command="write",export="disk",result="enospc"}`: refused,
 		})
-		if e := s.Status().Exports[0]; e.ScratchBytes == nil || *e.ScratchBytes != used || e.ScratchLimit == nil || *e.ScratchLimit != 2*block {
+		e := s.Status().Exports[0]
+		if e.ScratchBytes == nil || *e.ScratchBytes != used || e.ScratchLimit == nil || *e.ScratchLimit != 2*block ||
+			e.ScratchRefused == nil || fmt.Sprint(*e.ScratchRefused) != refused {
 			t.Errorf("the status of the export is %+v", e)
 		}
 	}
@@ -45,17 +49,26 @@ func TestScratch(t *testing.T) {
 	c.request(0, wire.CmdWrite, 3, 4*block, 4, "data")
 	c.must(3, wire.ENOSPC)
 	check("131072", "1", 2*block)
+	// The volume ends there: that has nothing to do with its scratch.
+	c.request(0, wire.CmdWrite, 5, 1<<20, 4, "data")
+	c.must(5, wire.ENOSPC)
+	if n := *s.Status().Exports[0].ScratchRefused; n != 1 {
+		t.Errorf("%d writes found no room in the scratch", n)
+	}
 	c.request(0, wire.CmdTrim, 4, 0, 1<<20)
 	c.must(4, 0)
-	check("0", "1", 0)
+	if e := s.Status().Exports[0]; *e.ScratchBytes != 0 || *e.ScratchRefused != 1 {
+		t.Errorf("after a trim the status is %+v", e)
+	}
 }
 
 // TestScratchWithoutLimit: there is no number then, and none of it without a
 // scratch.
 func TestScratchWithoutLimit(t *testing.T) {
 	s := newMemory(t, 1<<20)
-	wantMetrics(t, s, map[string]string{`nbd_server_scratch_bytes{export="disk"}`: "missing", `nbd_server_scratch_limit_bytes{export="disk"}`: "missing"})
-	if e := s.Status().Exports[0]; e.ScratchBytes != nil || e.ScratchLimit != nil {
+	wantMetrics(t, s, map[string]string{`nbd_server_scratch_bytes{export="disk"}`: "missing", `nbd_server_scratch_limit_bytes{export="disk"}`: "missing",
+		`nbd_server_scratch_refused_total{export="disk"}`: "missing"})
+	if e := s.Status().Exports[0]; e.ScratchBytes != nil || e.ScratchLimit != nil || e.ScratchRefused != nil {
 		t.Errorf("without a scratch the status is %+v", e)
 	}
 	s = newMemory(t, 1<<20)

@@ -81,10 +81,12 @@ type ExportStatus struct {
 	BytesRead    uint64 `json:"bytesRead"`
 	BytesWritten uint64 `json:"bytesWritten"`
 	// ScratchBytes is what the scratch of a copy-on-write volume holds, and
-	// ScratchLimit what it may hold, in bytes. They are missing where there is no
-	// scratch, and the second where it has no limit.
-	ScratchBytes *uint64 `json:"scratchBytes,omitempty"`
-	ScratchLimit *uint64 `json:"scratchLimit,omitempty"`
+	// ScratchLimit what it may hold, in bytes; ScratchRefused is how many writes have
+	// failed for want of room there. They are missing where there is no scratch, and
+	// the second where it has no limit.
+	ScratchBytes   *uint64 `json:"scratchBytes,omitempty"`
+	ScratchLimit   *uint64 `json:"scratchLimit,omitempty"`
+	ScratchRefused *uint64 `json:"scratchRefused,omitempty"`
 }
 
 // String returns the state as it stands in the metrics and the status.
@@ -128,7 +130,7 @@ func (e *Export) status() ExportStatus {
 	}
 	if b, ok := e.Backend.(backend.Scratch); ok {
 		used, limit := b.Scratch()
-		st.ScratchBytes = &used
+		st.ScratchBytes, st.ScratchRefused = &used, new(b.ScratchRefused())
 		if limit != 0 {
 			st.ScratchLimit = &limit
 		}

@@ -13,7 +13,7 @@ const RunDir = "/run/nbdexport"
 // ExitCondition is something that ends the export when it happens. It counts
 // once: what happened isn't taken back.
 //
-// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;script;lastClientLeft;idle;deadline;objectCondition
+// +kubebuilder:validation:ExactlyOneOf=podDeleted;fileCreated;fileDeleted;pipeClosed;processExited;script;lastClientLeft;idle;deadline;objectCondition
 type ExitCondition struct {
 	// Name is how status tells which condition ended the export: 1 to 63
 	// characters, lower-case letters, digits and dashes, with a letter or digit
@@ -42,6 +42,11 @@ type ExitCondition struct {
 	// PipeClosed is met when the last writer of a FIFO has closed it.
 	// +optional
 	PipeClosed *FileCondition `json:"pipeClosed,omitempty"`
+
+	// ProcessExited is met when a process of one of the template's containers has
+	// exited. The containers of the pod see each other's processes then.
+	// +optional
+	ProcessExited *ProcessExited `json:"processExited,omitempty"`
 
 	// Script is met when a command exits with 88.
 	// +optional
@@ -189,6 +194,20 @@ type FileCondition struct {
 // +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && !(self + '/').matches('/[.]{0,2}/')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share, and have no empty, \".\" or \"..\" part: write it as /run/nbdexport/stop"
 // +kubebuilder:validation:XValidation:rule="!(self in ['/run/nbdexport/control.sock', '/run/nbdexport/report.json'])",message="control.sock and report.json in /run/nbdexport are the server's own"
 type SentinelPath string
+
+// ProcessExited says which processes it is about, in all containers of the pod.
+type ProcessExited struct {
+	// Name of the process: 1 to 255 printable ASCII characters but for spaces and
+	// slashes. That of a program's file is one, also the name that "ps -o comm"
+	// shows. The condition is met when at least one process of that name has been
+	// seen and all of them have exited. Before that they are looked for every two
+	// seconds; one that lives for less time may never be seen.
+	// +required
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=255
+	// +kubebuilder:validation:Pattern=`^[!-.0-~]+$`
+	Name string `json:"name,omitempty"`
+}
 
 // Script is a command that is asked whether the export has to end. It runs in
 // the server's container, when the server starts and every pollSeconds, never

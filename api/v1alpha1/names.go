@@ -13,6 +13,18 @@ const (
 	// AnnotationExport is the annotation on pods with the full name of the export,
 	// which the label may not have.
 	AnnotationExport = "nbdexport.io/export-name"
+	// AnnotationNode is the annotation on pods that may run on one node only, because
+	// their claims are in use there: the name of that node.
+	AnnotationNode = "nbdexport.io/node"
+	// AnnotationSpec is the annotation on pods with the generation of the spec that
+	// the pod serves, and a digest of each field of it that made the pod.
+	AnnotationSpec = "nbdexport.io/spec"
+	// LabelTLS is the label on the Secrets that the operator makes: ca, server or
+	// client. It reads no others, but those that a secretRef names.
+	LabelTLS = "nbdexport.io/tls"
+	// AuthoritySecret is the Secret in each namespace with the authority that signs
+	// the certificates of its exports. It belongs to no export and stays.
+	AuthoritySecret = "nbdexport-ca"
 	// FieldOwner is the operator's name in the managed fields of what it applies.
 	FieldOwner = "nbdexport"
 )

@@ -1,9 +1,6 @@
 package v1alpha1
 
-import (
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-)
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // NBDExport offers volumes of its namespace to NBD clients until one of its
 // exit conditions is met. It is served by one pod, which then drains and ends.
@@ -17,6 +14,7 @@ import (
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`,description="Whether clients can connect now"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`,description="Why it is ready or isn't"
 // +kubebuilder:printcolumn:name="URI",type=string,JSONPath=`.status.uri`,description="Where the first volume is offered"
+// +kubebuilder:printcolumn:name="Clients",type=integer,JSONPath=`.status.connections`,description="How many connections of clients are open"
 // +kubebuilder:printcolumn:name="Exit",type=string,JSONPath=`.status.exit.condition`,description="The condition that ended the export"
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Clean",type=boolean,JSONPath=`.status.exit.clean`,priority=1,description="Whether nothing was cut short at the end"
@@ -26,6 +24,7 @@ import (
 // +kubebuilder:selectablefield:JSONPath=`.status.podName`
 // +kubebuilder:selectablefield:JSONPath=`.status.exit.condition`
 // +kubebuilder:selectablefield:JSONPath=`.status.exit.reason`
+// +kubebuilder:validation:XValidation:rule="!has(oldSelf.status) || !has(oldSelf.status.exit) || self.spec == oldSelf.spec",message="an exit condition was met, see status.exit: the spec can't change any more; delete the export and create it anew",fieldPath=".spec"
 type NBDExport struct {
 	metav1.TypeMeta `json:",inline"`
 	// Metadata of the object. The name, which may have 253 characters, is cut
@@ -33,10 +32,14 @@ type NBDExport struct {
 	// +optional
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
-	// Spec is what is offered, how, and until when. Nothing of it can be changed
-	// but limits and networkPolicy.
+	// Spec is what is offered, how, and until when. Limits, networkPolicy, service,
+	// ttlSecondsAfterFinished and the conditions of exitWhen that the operator watches
+	// itself, podDeleted and objectCondition, can be changed while clients are
+	// connected. Every other change drains the pod and is followed by a new one. An
+	// export with a CopyOnWrite volume takes no such change, and none is taken once
+	// status.exit is set.
 	// +required
-	// +kubebuilder:validation:XValidation:rule="self.volumes == oldSelf.volumes && has(self.exitWhen) == has(oldSelf.exitWhen) && (!has(self.exitWhen) || self.exitWhen == oldSelf.exitWhen) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && self.service == oldSelf.service && has(self.ttlSecondsAfterFinished) == has(oldSelf.ttlSecondsAfterFinished) && (!has(self.ttlSecondsAfterFinished) || self.ttlSecondsAfterFinished == oldSelf.ttlSecondsAfterFinished) && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template)",message="spec is immutable but for spec.limits and spec.networkPolicy: delete the export and create it anew"
+	// +kubebuilder:validation:XValidation:rule="!oldSelf.volumes.exists(v, v.access == 'CopyOnWrite') || (self.volumes == oldSelf.volumes && (has(self.exitWhen) ? self.exitWhen.filter(c, !has(c.podDeleted) && !has(c.objectCondition)) : []) == (has(oldSelf.exitWhen) ? oldSelf.exitWhen.filter(c, !has(c.podDeleted) && !has(c.objectCondition)) : []) && self.pollSeconds == oldSelf.pollSeconds && self.drain == oldSelf.drain && self.tls == oldSelf.tls && has(self.template) == has(oldSelf.template) && (!has(self.template) || self.template == oldSelf.template))",message="the change needs a new pod, and with the old one would go what clients have written to the CopyOnWrite volume: delete the export and create it anew"
 	Spec NBDExportSpec `json:"spec,omitzero"`
 
 	// Status is what the operator has seen and done.
@@ -89,12 +92,13 @@ type NBDExportSpec struct {
 	// +kubebuilder:default={}
 	Drain Drain `json:"drain,omitzero"`
 
-	// TLS says how connections are protected. It has to be written out, so that
-	// nobody exports in the clear by accident.
-	// +required
+	// TLS says how connections are protected. By default clients have to use TLS and
+	// to show the certificate that is made for them.
+	// +optional
+	// +kubebuilder:default={}
 	TLS TLS `json:"tls,omitzero"`
 
-	// Service is how the export is reached in the cluster.
+	// Service is how the export is reached.
 	// +optional
 	// +kubebuilder:default={}
 	Service Service `json:"service,omitzero"`
@@ -123,35 +127,6 @@ type NBDExportSpec struct {
 	// and what it may use.
 	// +optional
 	Template PodTemplate `json:"template,omitzero"`
-}
-
-// TLSMode says how connections are protected.
-//
-// +kubebuilder:validation:Enum=Disabled
-type TLSMode string
-
-// TLSDisabled is no protection: what clients read and write passes the network
-// in the clear, and every client that reaches the Service is served.
-const TLSDisabled TLSMode = "Disabled"
-
-// TLS says how connections are protected.
-type TLS struct {
-	// Mode is Disabled: connections aren't protected. There is no other mode yet.
-	// +required
-	Mode TLSMode `json:"mode,omitempty"`
-}
-
-// DefaultPort is the port of NBD as IANA registered it.
-const DefaultPort = 10809
-
-// Service is how the export is reached in the cluster.
-type Service struct {
-	// Port is the TCP port of the Service: 1 to 65535.
-	// +optional
-	// +kubebuilder:default=10809
-	// +kubebuilder:validation:Minimum=1
-	// +kubebuilder:validation:Maximum=65535
-	Port int32 `json:"port,omitempty"`
 }
 
 // DrainPolicy is what becomes of clients that are still connected when the
@@ -206,49 +181,4 @@ func (d Drain) Grace() int32 {
 		return *d.GraceSeconds
 	}
 	return d.TimeoutSeconds * 9 / 10
-}
-
-// PodTemplate says what the export's pod has beside the server, where it runs
-// and what it may use.
-type PodTemplate struct {
-	// Containers run in the export's pod beside the server, at most 8: they start
-	// before it and are stopped after it, as native sidecars do. The directory
-	// /run/nbdexport, where the paths of exitWhen lie, is mounted into each of
-	// them. Where a container sets no securityContext it gets the one that
-	// the Pod Security Standard "restricted" asks for. One that doesn't end on
-	// SIGTERM holds up the end of the pod, though not that of the export. The name
-	// nbdserver is taken.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=8
-	// +kubebuilder:validation:XValidation:rule="self.all(c, c.name != 'nbdserver')",message="the container name nbdserver is taken by the server"
-	Containers []corev1.Container `json:"containers,omitempty"`
-
-	// Volumes are for the containers above to mount, at most 16. Names that begin
-	// with "nbdexport-" are taken.
-	// +optional
-	// +listType=map
-	// +listMapKey=name
-	// +kubebuilder:validation:MaxItems=16
-	// +kubebuilder:validation:XValidation:rule="self.all(v, !v.name.startsWith('nbdexport-'))",message="volume names that begin with nbdexport- are taken by the operator"
-	Volumes []corev1.Volume `json:"volumes,omitempty"`
-
-	// NodeSelector are labels that the pod's node must have, at most 32.
-	// +optional
-	// +kubebuilder:validation:MaxProperties=32
-	NodeSelector map[string]string `json:"nodeSelector,omitempty"`
-
-	// Tolerations are the taints of nodes that the pod puts up with, at most 32.
-	// Those of a pod that holds a ReadWriteOnce claim are added to them.
-	// +optional
-	// +listType=atomic
-	// +kubebuilder:validation:MaxItems=32
-	Tolerations []corev1.Toleration `json:"tolerations,omitempty"`
-
-	// Resources are what the server may use and is promised. Without it the server
-	// is promised little: 50m of CPU, and 64Mi of memory beside the size of the
-	// memory volumes.
-	// +optional
-	Resources *corev1.ResourceRequirements `json:"resources,omitempty"`
 }

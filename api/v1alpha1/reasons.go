@@ -8,11 +8,15 @@ const (
 	// itself: the pod starts, drains or is replaced.
 	ConditionProgressing = "Progressing"
 	// ConditionComplete is true when an exit condition was met and the server
-	// has ended. It never becomes false again.
+	// has ended, or when it ended and can't be replaced. It never becomes false again.
 	ConditionComplete = "Complete"
 	// ConditionFailed is true when the export is complete, but its end wasn't
 	// clean.
 	ConditionFailed = "Failed"
+	// ConditionDegraded is true while clients can connect, but not all that they do
+	// can succeed. It isn't there before that has happened, and at the end of the
+	// export it stays as it was.
+	ConditionDegraded = "Degraded"
 )
 
 // Reasons of the condition Ready. Those that can't be on the way to ready
@@ -32,13 +36,16 @@ const (
 	// ReasonReplacing says that the pod ended without an exit condition, and that
 	// a new one follows.
 	ReasonReplacing = "Replacing"
+	// ReasonUpdating says that the spec has changed in what takes a new pod: the old
+	// one drains, the new one follows.
+	ReasonUpdating = "Updating"
 	// ReasonDeleting says that the NBDExport is being deleted.
 	ReasonDeleting = "Deleting"
 	// ReasonCompleted says that the export has ended.
 	ReasonCompleted = "Completed"
 
 	// ReasonNameTaken says that an object of another owner has the name that the
-	// pod or the Service would have.
+	// pod, the Service, the ConfigMap, a Secret or a temporary claim would have.
 	ReasonNameTaken = "NameTaken"
 	// ReasonClaimNotFound says that a claim doesn't exist.
 	ReasonClaimNotFound = "ClaimNotFound"
@@ -49,12 +56,28 @@ const (
 	// ReasonClaimPending says that a claim isn't bound to a volume, and that the
 	// pod therefore can't be scheduled.
 	ReasonClaimPending = "ClaimPending"
-	// ReasonInvalidVolume says that a volume's description doesn't fit its claim,
-	// another volume of the export, or one of the template.
+	// ReasonSnapshotNotFound says that a VolumeSnapshot doesn't exist.
+	ReasonSnapshotNotFound = "SnapshotNotFound"
+	// ReasonSnapshotNotReady says that a VolumeSnapshot is being taken.
+	ReasonSnapshotNotReady = "SnapshotNotReady"
+	// ReasonSnapshotFailed says that a VolumeSnapshot isn't ready and has an error.
+	ReasonSnapshotFailed = "SnapshotFailed"
+	// ReasonSnapshotDeleting says that a VolumeSnapshot is being deleted.
+	ReasonSnapshotDeleting = "SnapshotDeleting"
+	// ReasonSnapshotsUnsupported says that the cluster has no VolumeSnapshots, or that
+	// the operator may not get them.
+	ReasonSnapshotsUnsupported = "SnapshotsUnsupported"
+	// ReasonInvalidVolume says that a volume's description doesn't fit its claim or
+	// snapshot, another volume of the export, or one of the template.
 	ReasonInvalidVolume = "InvalidVolume"
 	// ReasonInvalidCondition says that an exit condition can't be watched, such as one
 	// with a selector that is none, or on an object that the operator may not get.
 	ReasonInvalidCondition = "InvalidCondition"
+	// ReasonTLSSecretNotFound says that the Secret of tls.secretRef doesn't exist.
+	ReasonTLSSecretNotFound = "TLSSecretNotFound"
+	// ReasonTLSSecretInvalid says that the Secret of tls.secretRef, or that of the
+	// namespace's authority, isn't what it has to be.
+	ReasonTLSSecretInvalid = "TLSSecretInvalid"
 	// ReasonReadWriteOncePodClaimed says that another pod holds a claim that only
 	// one pod may hold.
 	ReasonReadWriteOncePodClaimed = "ReadWriteOncePodClaimed"
@@ -74,6 +97,12 @@ const (
 	ReasonContainerFailed = "ContainerFailed"
 	// ReasonServerFailed says that the server started and ended with an error.
 	ReasonServerFailed = "ServerFailed"
+	// ReasonNodeUnreachable says that the pod's node isn't ready: its server may be
+	// running or not, nobody knows.
+	ReasonNodeUnreachable = "NodeUnreachable"
+	// ReasonPodOverdue says that the pod is still there although the time is over in
+	// which its processes had to end, or were to be killed.
+	ReasonPodOverdue = "PodOverdue"
 )
 
 // Reasons of the conditions Complete and Failed.
@@ -97,6 +126,19 @@ const (
 	// ReasonReportLost says that the pod is gone and left no report: whether the
 	// end was clean isn't known.
 	ReasonReportLost = "ReportLost"
+	// ReasonScratchLost says that the server of a CopyOnWrite volume ended without an
+	// exit condition, and with it what clients have changed.
+	ReasonScratchLost = "ScratchLost"
+)
+
+// Reasons of the condition Degraded.
+const (
+	// ReasonScratchFull says that the scratch of a CopyOnWrite volume has no room
+	// left: what clients write there fails with ENOSPC.
+	ReasonScratchFull = "ScratchFull"
+	// ReasonScratchFreed is the reason of Degraded=False: every scratch has room
+	// again.
+	ReasonScratchFreed = "ScratchFreed"
 )
 
 // Reasons in status.exit, one for each kind of exit condition.
@@ -109,6 +151,8 @@ const (
 	ExitFileDeleted = "FileDeleted"
 	// ExitPipeClosed is the reason of pipeClosed.
 	ExitPipeClosed = "PipeClosed"
+	// ExitProcessExited is the reason of processExited.
+	ExitProcessExited = "ProcessExited"
 	// ExitScript is the reason of script.
 	ExitScript = "Script"
 	// ExitLastClientLeft is the reason of lastClientLeft.
@@ -121,6 +165,9 @@ const (
 	ExitObjectCondition = "ObjectCondition"
 	// ExitDrainRequested says that a drain was asked for at the control socket.
 	ExitDrainRequested = "DrainRequested"
+	// ExitScratchLost says that there was no condition: the server of a CopyOnWrite
+	// volume ended, which can't go on with another one.
+	ExitScratchLost = "ScratchLost"
 	// ExitOther says that the server named a condition that this version of the
 	// operator doesn't know.
 	ExitOther = "Other"

@@ -12,8 +12,9 @@ type NBDExportStatus struct {
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 
 	// Conditions are Ready (clients can connect now), Progressing (a change is
-	// under way), Complete (an exit condition was met and the server has ended)
-	// and Failed (the end wasn't clean).
+	// under way), Complete (an exit condition was met and the server has ended),
+	// Failed (the end wasn't clean) and, once that has happened, Degraded (clients
+	// can connect, but not all that they do succeeds).
 	// +optional
 	// +listType=map
 	// +listMapKey=type
@@ -40,8 +41,26 @@ type NBDExportStatus struct {
 	// +optional
 	ServiceName string `json:"serviceName,omitempty"`
 
+	// Connections are the connections of clients that are open, those that are still
+	// negotiating among them: 0 or more, as the server said within the last half a
+	// minute or so. It is absent when no server runs, and when the operator can't reach it.
+	// +optional
+	// +kubebuilder:validation:Minimum=0
+	Connections *int32 `json:"connections,omitempty"`
+
+	// FirstReadyAt is when clients could connect for the first time.
+	// +optional
+	FirstReadyAt *metav1.Time `json:"firstReadyAt,omitempty"`
+
+	// ClientSecretName is the Secret with what a client needs, in the layout that
+	// libnbd and qemu read: ca-cert.pem and, unless clientAuth is None, client-cert.pem
+	// and client-key.pem. It is renewed in time. Empty where the certificates aren't the
+	// operator's.
+	// +optional
+	ClientSecretName string `json:"clientSecretName,omitempty"`
+
 	// WatchedPods are the pods of the podDeleted conditions as they were first
-	// seen, before anything was served. Another pod of the same name isn't the one
+	// seen, before anything was served or when the condition came into the spec. Another pod of the same name isn't the one
 	// that a condition means.
 	// +optional
 	// +listType=map
@@ -73,6 +92,14 @@ type WatchedPod struct {
 	// UID of the pod, or of one that the selector found.
 	// +required
 	UID types.UID `json:"uid,omitempty"`
+	// PodName is the pod that the condition names. When it names another one, this
+	// record counts for nothing.
+	// +optional
+	PodName string `json:"podName,omitempty"`
+	// Selector is that of the condition, as kubectl writes it. When it is another
+	// one, this record counts for nothing.
+	// +optional
+	Selector string `json:"selector,omitempty"`
 }
 
 // ExitStatus is why, when and how an export ended.
@@ -83,8 +110,9 @@ type ExitStatus struct {
 	Condition string `json:"condition,omitempty"`
 
 	// Reason is the kind of the condition: PodDeleted, FileCreated, FileDeleted,
-	// PipeClosed, Script, LastClientLeft, Idle, Deadline, ObjectCondition, or
-	// DrainRequested for one that was asked for at the server's control socket.
+	// PipeClosed, ProcessExited, Script, LastClientLeft, Idle, Deadline, ObjectCondition;
+	// DrainRequested for one that was asked for at the server's control socket, or
+	// ScratchLost if there was none.
 	// +required
 	Reason string `json:"reason,omitempty"`
 

@@ -18,11 +18,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/filters"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 )
 
 // version is set when the program is built.
@@ -117,17 +119,17 @@ func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) e
 			return err
 		}
 	}
-	metrics := metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure}
+	page := metricsserver.Options{BindAddress: o.metricsAddress, SecureServing: o.metricsSecure}
 	if o.metricsSecure {
-		metrics.FilterProvider = filters.WithAuthenticationAndAuthorization
+		page.FilterProvider = filters.WithAuthenticationAndAuthorization
 		// HTTP/2 has more ways to be flooded than a scraper has use for.
-		metrics.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }}
+		page.TLSOpts = []func(*tls.Config){func(c *tls.Config) { c.NextProtos = []string{"http/1.1"} }}
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:                 scheme,
 		Logger:                 log,
 		Cache:                  cacheOptions(o.namespaces),
-		Metrics:                metrics,
+		Metrics:                page,
 		HealthProbeBindAddress: o.probeAddress,
 		LeaderElection:         o.leaderElect,
 		LeaderElectionID:       "nbdexport-manager",
@@ -139,11 +141,17 @@ func run(ctx context.Context, log logr.Logger, config *rest.Config, o options) e
 	if err != nil {
 		return err
 	}
+	own := controllers.NewMetrics(version, mgr.GetClient(), mgr.Elected())
+	if err := metrics.Registry.Register(own); err != nil {
+		return err
+	}
 	r := &controllers.Reconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("nbdexport"),
 		Image:    o.serverImage,
+		Servers:  serverstatus.New(serverstatus.HTTP()),
+		Metrics:  own,
 		Clock:    clock.RealClock{},
 	}
 	if err := r.SetupWithManager(ctx, mgr, controller.Options{MaxConcurrentReconciles: 4}); err != nil {

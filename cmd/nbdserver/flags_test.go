@@ -104,7 +104,7 @@ func help(t *testing.T) string {
 func TestHelp(t *testing.T) {
 	out, at := help(t), 0
 	for _, want := range []string{
-		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write] [,scratch=DIR][,scratch-size=SIZE][,tls=require]",
+		"[NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write] [,scratch=DIR][,scratch-size=SIZE][,format=raw|qcow2][,tls=require]",
 		"--listen ADDRESS", "(default tcp://127.0.0.1:10809; with --run a private unix socket)", "--print-uri", "--pidfile FILE",
 		"--stdio", "--run CMD", "--exit-with-parent",
 		"--exit-when-file-created PATH", "--exit-when-file-deleted PATH", "--exit-when-pipe-closed FD|PATH",

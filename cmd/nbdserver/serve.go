@@ -52,7 +52,7 @@ var exitConditions = []struct {
 	{"exit-when-file-created", "drain and exit when the file `PATH` exists", exitwhen.FileCreated},
 	{"exit-when-file-deleted", "drain and exit when the file `PATH` doesn't exist", exitwhen.FileDeleted},
 	{"exit-when-pipe-closed", "drain and exit when all writers of the inherited pipe or FIFO `FD|PATH` have closed it", exitwhen.PipeClosed},
-	{"exit-when-process-exits", "drain and exit when the process `PID` has exited", exitwhen.ProcessExits},
+	{"exit-when-process-exits", "drain and exit when the process `PID` has exited, or with name=NAME when there was one of that name and none is left", exitwhen.ProcessExits},
 	{"exit-when-script", "drain and exit when `CMD` exits with code 88; run by /bin/sh, or without a shell if it is {\"command\":[\"/x\",\"-y\"],\"timeoutSeconds\":30}", exitwhen.Script},
 	{"exit-when-idle", "drain and exit when no client has been connected for that `DURATION`", exitwhen.Idle},
 	{lastClientLeaves, "drain and exit when clients have come and none has been connected for the `GRACE`, which is written behind a =", exitwhen.LastClientLeaves},
@@ -82,15 +82,17 @@ func serveCommand() *cobra.Command {
 then drain and exit. A second SIGTERM closes everything at once.
 
 VOLUME is [NAME=]SOURCE[,root=DIR][,access=read-only|read-write|copy-on-write]
-[,scratch=DIR][,scratch-size=SIZE][,tls=require]
+[,scratch=DIR][,scratch-size=SIZE][,format=raw|qcow2][,tls=require]
   SOURCE  the path of a file or block device, or memory:SIZE
   NAME    what clients ask for; default: the base name of the file. The first
           volume is also the default export ""
   root    the directory that SOURCE is relative to, and never leads out of
   access  default: read-only; for memory read-write. copy-on-write: what clients
-          write is dropped at the end, the file or device stays as it is
+          write is dropped at the end, the file or device stays as it is; over
+          memory, it is on disk
   scratch the directory for what they write; default: $TMPDIR, or /var/tmp
   scratch-size  the most of it, default: no limit
+  format  what the file or device has; default: raw, never guessed
   tls     with --tls on: clients don't see the volume before they use TLS
 
 Exit codes: 0 drained, nothing cut short; 1 usage or start-up error; 3 clients

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -14,12 +15,13 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/file"
 	"github.com/nbdexport/nbdexport/nbdserver/backend/memory"
+	"github.com/nbdexport/nbdexport/nbdserver/backend/qcow2"
 	"github.com/nbdexport/nbdexport/nbdserver/filter/cow"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
 // volume is a VOLUME argument:
-// [NAME=]SOURCE[,root=DIR][,access=ACCESS][,scratch=DIR][,scratch-size=SIZE][,tls=require].
+// [NAME=]SOURCE[,root=DIR][,access=ACCESS][,scratch=DIR][,scratch-size=SIZE][,format=FORMAT][,tls=require].
 type volume struct {
 	name     string
 	path     string // of a file or block device, unless memory
@@ -27,13 +29,14 @@ type volume struct {
 	memory   bool
 	size     uint64 // of the memory, in bytes
 	readOnly bool
+	qcow2    bool        // what is in the file is an image
 	cow      bool        // copy-on-write
 	scratch  cow.Options // with that
 	tls      bool        // clients must use it
 }
 
 // volumeOptions are those that may stand at the end of a VOLUME argument.
-var volumeOptions = []string{"access", "root", "scratch", "scratch-size", "tls"}
+var volumeOptions = []string{"access", "format", "root", "scratch", "scratch-size", "tls"}
 
 // parseVolume reads a VOLUME argument. What stands before the first "=" is the
 // name if it has no "/" in it, so that a path may hold any character; the
@@ -132,14 +135,32 @@ func (v *volume) setOptions(arg string, options map[string]string) error {
 		v.readOnly = true
 	case access == "read-write":
 		v.readOnly = false
-	case access == "copy-on-write" && v.memory:
-		return fmt.Errorf("volume %q: memory has nothing below it to be copied on write: leave access out", arg)
 	case access == "copy-on-write":
 		v.readOnly, v.cow = false, true
 	default:
 		return fmt.Errorf("volume %q: access is read-only, read-write or copy-on-write, not %q", arg, access)
 	}
+	if err := v.setFormat(arg, options); err != nil {
+		return err
+	}
 	return v.setScratch(arg, options)
+}
+
+// setFormat takes over the format. It is never guessed: a client that may write to a
+// raw volume can put the header of an image into it.
+func (v *volume) setFormat(arg string, options map[string]string) error {
+	switch format, ok := options["format"]; {
+	case !ok || format == "raw":
+	case format != "qcow2":
+		return fmt.Errorf("volume %q: format is raw or qcow2, not %q", arg, format)
+	case v.memory:
+		return fmt.Errorf("volume %q: memory has no format: leave format out", arg)
+	case !v.readOnly && !v.cow:
+		return fmt.Errorf("volume %q: a qcow2 image is only read: make access read-only or copy-on-write", arg)
+	default:
+		v.qcow2 = true
+	}
+	return nil
 }
 
 func (v *volume) setScratch(arg string, options map[string]string) error {
@@ -205,16 +226,29 @@ func closeVolumes(exports []*nbdserver.Export) {
 }
 
 func (v volume) open() (backend.Backend, error) {
+	base, err := v.openBase()
+	if err != nil || !v.cow {
+		return base, err
+	}
+	o, err := cow.Open(base, v.scratch)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), base.Close())
+	}
+	return o, nil
+}
+
+// openBase opens what a volume is, below its scratch.
+func (v volume) openBase() (backend.Backend, error) {
 	if v.memory {
 		return memory.New(v.size)
 	}
 	f, err := file.Open(v.path, file.Options{Root: v.root, ReadOnly: v.readOnly || v.cow})
-	if err != nil || !v.cow {
+	if err != nil || !v.qcow2 {
 		return f, err
 	}
-	o, err := cow.Open(f, v.scratch)
+	q, err := qcow2.Open(context.Background(), f)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("volume %q: %w", v.name, err), f.Close())
+		return nil, errors.Join(fmt.Errorf("volume %q: %s %w", v.name, v.path, err), f.Close())
 	}
-	return o, nil
+	return q, nil
 }

@@ -32,6 +32,10 @@ func TestParseVolume(t *testing.T) {
 		{"vda=a.img,access=copy-on-write", volume{name: "vda", path: "a.img", cow: true}},
 		{"vda=a.img,scratch-size=1G,scratch=/scratch,root=/data,access=copy-on-write", volume{name: "vda", path: "a.img", root: "/data",
 			cow: true, scratch: cow.Options{Dir: "/scratch", Limit: 1 << 30}}},
+		{"vda=a.qcow2,format=qcow2", volume{name: "vda", path: "a.qcow2", readOnly: true, qcow2: true}},
+		{"vda=a.qcow2,format=qcow2,access=copy-on-write", volume{name: "vda", path: "a.qcow2", qcow2: true, cow: true}},
+		{"vda=a.qcow2,format=raw,access=read-write", volume{name: "vda", path: "a.qcow2"}},
+		{"memory:1G,format=raw", volume{name: "memory", memory: true, size: 1 << 30}},
 		{"two words=x", volume{name: "two words", path: "x", readOnly: true}},
 		{long + "=x", volume{name: long, path: "x", readOnly: true}},
 
@@ -46,6 +50,7 @@ func TestParseVolume(t *testing.T) {
 
 		{"memory:1G", volume{name: "memory", memory: true, size: 1 << 30}},
 		{"scratch=memory:512", volume{name: "scratch", memory: true, size: 512}},
+		{"swap=memory:1M,access=copy-on-write,scratch-size=64K", volume{name: "swap", memory: true, size: 1 << 20, cow: true, scratch: cow.Options{Limit: 1 << 16}}},
 		{"scratch=memory:1M,access=read-only", volume{name: "scratch", memory: true, size: 1 << 20, readOnly: true}},
 	}
 	for _, tt := range tests {
@@ -71,7 +76,12 @@ func TestParseVolumeRefuses(t *testing.T) {
 		{"a.img,root=/a,root=/b", "root is given twice"},
 		{"a.img,tls=off", `not "off"`},
 		{"a.img,tls=", `not ""`},
-		{"memory:1M,access=copy-on-write", "memory has nothing below it"},
+		{"a.img,format=vmdk", `not "vmdk"`},
+		{"a.img,format=", `not ""`},
+		{"a.img,format=raw,format=qcow2", "format is given twice"},
+		{"a.img,format=qcow2,access=read-write", "a qcow2 image is only read"},
+		{"memory:1M,format=qcow2", "memory has no format"},
+		{"memory:1M,access=read-only,format=qcow2", "memory has no format"},
 		{"a.img,scratch=/s", "go with access=copy-on-write"},
 		{"a.img,access=read-write,scratch-size=1G", "go with access=copy-on-write"},
 		{"a.img,access=copy-on-write,scratch=", "scratch names a directory"},
@@ -164,13 +174,14 @@ func TestOpenCopyOnWrite(t *testing.T) {
 	v := volume{name: "a", path: "disk", root: dir, cow: true, scratch: cow.Options{Dir: t.TempDir()}}
 	limited := v
 	limited.name, limited.scratch.Limit = "b", 1<<16
-	exports, err := openVolumes([]volume{v, limited})
+	inMemory := volume{name: "c", memory: true, size: 1 << 20, cow: true, scratch: v.scratch}
+	exports, err := openVolumes([]volume{v, limited, inMemory})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer closeVolumes(exports)
 	p := make([]byte, 4)
-	for i, limit := range []uint64{0, 1 << 16} {
+	for i, limit := range []uint64{0, 1 << 16, 0} {
 		e := exports[i]
 		if err := e.Backend.WriteAt(t.Context(), []byte(e.Name+"..."), 5); err != nil || e.ReadOnly || e.Backend.Info().ReadOnly {
 			t.Errorf("%q can't be written to: %v, %+v", e.Name, err, e.Backend.Info())
@@ -207,7 +218,9 @@ func FuzzParseVolume(f *testing.F) {
 			t.Errorf("a volume in memory: %+v", v)
 		case !v.memory && (v.path == "" || v.size != 0):
 			t.Errorf("a file: %+v", v)
-		case v.cow && (v.memory || v.readOnly) || !v.cow && v.scratch != cow.Options{}:
+		case v.qcow2 && (v.memory || !v.readOnly && !v.cow):
+			t.Errorf("an image: %+v", v)
+		case v.cow && v.readOnly || !v.cow && v.scratch != cow.Options{}:
 			t.Errorf("a scratch: %+v", v)
 		}
 		if v.memory {
@@ -223,6 +236,9 @@ func FuzzParseVolume(f *testing.F) {
 			access = "copy-on-write"
 		}
 		full := v.path + ",access=" + access
+		if v.qcow2 {
+			full += ",format=qcow2"
+		}
 		if v.scratch.Dir != "" {
 			full += ",scratch=" + v.scratch.Dir
 		}

@@ -40,6 +40,7 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 		"--control", "unix://" + ControlSocket,
 		"--config", path.Join(configDir, configKey),
 	}
+	out = append(out, tlsArgs(e)...)
 	for _, c := range e.Spec.ExitWhen {
 		if flag, arg, ok := ExitFlag(e, c); ok {
 			// In one word: the argument of --exit-when-last-client-leaves may be left out.
@@ -56,7 +57,7 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 		"--log-format", "json",
 	)
 	for _, v := range e.Spec.Volumes {
-		out = append(out, volumeArg(v, modes))
+		out = append(out, volumeArg(e, v, modes))
 	}
 	return out
 }
@@ -88,6 +89,8 @@ func ExitFlag(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) (flag, arg string
 		return "file-deleted", string(c.FileDeleted.Path), true
 	case c.PipeClosed != nil:
 		return "pipe-closed", string(c.PipeClosed.Path), true
+	case c.ProcessExited != nil:
+		return "process-exits", "name=" + c.ProcessExited.Name, true
 	case c.Script != nil:
 		return "script", scriptArg(*c.Script), true
 	case c.LastClientLeft != nil:
@@ -115,19 +118,25 @@ func scriptArg(s v1alpha1.Script) string {
 }
 
 // volumeArg is how the server is told a volume.
-func volumeArg(v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
+func volumeArg(e *v1alpha1.NBDExport, v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
 	access := "access=read-only"
-	if v.Access == v1alpha1.ReadWrite {
+	switch v.Access {
+	case v1alpha1.ReadWrite:
 		access = "access=read-write"
+	case v1alpha1.CopyOnWrite:
+		access = fmt.Sprintf("access=copy-on-write,scratch=%s,scratch-size=%d", scratchDir, v.Scratch.SizeLimit.Value())
 	}
 	if m := v.Source.Memory; m != nil {
 		return fmt.Sprintf("%s=memory:%d,%s", v.Name, m.Size.Value(), access)
 	}
-	claim := v.Source.PersistentVolumeClaim
-	if modes[claim.ClaimName] == corev1.PersistentVolumeBlock {
+	if v.Format == v1alpha1.Qcow2 {
+		access += ",format=qcow2"
+	}
+	claim, file := claimOf(e, v)
+	if modes[claim] == corev1.PersistentVolumeBlock {
 		return fmt.Sprintf("%s=%s,%s", v.Name, path.Join(deviceRoot, v.Name), access)
 	}
-	return fmt.Sprintf("%s=%s,root=%s,%s", v.Name, claim.File(), path.Join(fileRoot, v.Name), access)
+	return fmt.Sprintf("%s=%s,root=%s,%s", v.Name, file, path.Join(fileRoot, v.Name), access)
 }
 
 // duration writes seconds in the form in which the server's report repeats them.

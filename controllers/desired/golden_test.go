@@ -37,8 +37,12 @@ func export(t *testing.T, name string) *v1alpha1.NBDExport {
 	s.Drain.Policy = orElse(s.Drain.Policy, v1alpha1.DrainRefuse)
 	s.Service.Port = orElse(s.Service.Port, v1alpha1.DefaultPort)
 	s.NetworkPolicy.Mode = orElse(s.NetworkPolicy.Mode, v1alpha1.NetworkPolicyManaged)
+	s.Service.Type = orElse(s.Service.Type, v1alpha1.ServiceClusterIP)
+	s.TLS.Mode = orElse(s.TLS.Mode, v1alpha1.TLSRequired)
+	s.TLS.ClientAuth = orElse(s.TLS.ClientAuth, v1alpha1.ClientAuthRequired)
 	for i := range s.Volumes {
 		s.Volumes[i].Access = orElse(s.Volumes[i].Access, v1alpha1.ReadOnly)
+		s.Volumes[i].Format = orElse(s.Volumes[i].Format, v1alpha1.Raw)
 	}
 	for _, c := range s.ExitWhen {
 		if c.Script != nil {

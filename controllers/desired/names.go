@@ -25,6 +25,20 @@ func ChildName(export string) string {
 	return safe("nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
 }
 
+// TemporaryClaimName is the name of the claim to which the snapshot of a volume is
+// restored. It always ends in a hash: the export "a-b" with the volume "c" isn't
+// "a" with "b-c".
+func TemporaryClaimName(export, volume string) string {
+	return hashed(maxName, "nbd-"+strings.ReplaceAll(export, ".", "-")+"-"+volume, export+"/"+volume)
+}
+
+// SecretName is the name of a Secret of an export, whose role is at its end however
+// long the export's name is.
+func SecretName(export, role string) string {
+	name := "nbd-" + strings.ReplaceAll(export, ".", "-")
+	return cut(maxName-len(role)-1, name, "nbd-"+export) + "-" + role
+}
+
 // LabelValue is the value of v1alpha1.LabelExport for an export.
 func LabelValue(export string) string {
 	return safe(export, export)
@@ -32,14 +46,22 @@ func LabelValue(export string) string {
 
 // safe cuts a name to maxName characters, and marks one that differs from the
 // original with a hash of that.
-func safe(name, original string) string {
-	if name == original && len(name) <= maxName {
+func safe(name, original string) string { return cut(maxName, name, original) }
+
+// cut is safe for any limit.
+func cut(limit int, name, original string) string {
+	if name == original && len(name) <= limit {
 		return name
 	}
+	return hashed(limit, name, original)
+}
+
+// hashed cuts a name to a limit with a hash of the original at its end.
+func hashed(limit int, name, original string) string {
 	sum := sha256.Sum256([]byte(original))
 	hash := hex.EncodeToString(sum[:4])
-	if limit := maxName - len(hash) - 1; len(name) > limit {
-		name = strings.TrimRight(name[:limit], "-.")
+	if rest := limit - len(hash) - 1; len(name) > rest {
+		name = strings.TrimRight(name[:rest], "-.")
 	}
 	return name + "-" + hash
 }
@@ -60,11 +82,16 @@ func selector(export string) map[string]string {
 	return map[string]string{v1alpha1.LabelExport: LabelValue(export)}
 }
 
-// URI is where a volume is offered within the cluster. The port is written out
-// even if it is NBD's own, for clients that don't know one.
+// URI is where a volume is offered within the cluster; of the scheme nbds if clients
+// must use TLS, which has them do so. The port is written out even if it is NBD's
+// own, for clients that don't know one.
 func URI(e *v1alpha1.NBDExport, volume string) string {
+	scheme := "nbd"
+	if e.Spec.TLS.Enabled() {
+		scheme = "nbds"
+	}
 	host := fmt.Sprintf("%s.%s.svc", ChildName(e.Name), e.Namespace)
-	return "nbd://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.Port))) + "/" + volume
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.Port))) + "/" + volume
 }
 
 // owner makes the export the controlling owner of an object. It doesn't block

@@ -4,6 +4,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
 func TestChildName(t *testing.T) {
@@ -39,6 +41,26 @@ func TestChildName(t *testing.T) {
 	}
 }
 
+func TestSecretName(t *testing.T) {
+	dns1123 := regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`)
+	seen := map[string]bool{v1alpha1.AuthoritySecret: true}
+	for _, name := range []string{"a", "a.b", "a-b", "a-server", "a.server", "client", strings.Repeat("x", 52), strings.Repeat("x", 53), strings.Repeat("x", 253)} {
+		for _, role := range []string{RoleServer, RoleClient} {
+			got := SecretName(name, role)
+			if len(got) > 63 || !dns1123.MatchString(got) || !strings.HasPrefix(got, "nbd-") || !strings.HasSuffix(got, "-"+role) {
+				t.Errorf("%s: %s can't be the name of a Secret", name, got)
+			}
+			if seen[got] {
+				t.Errorf("%s: %s is taken", name, got)
+			}
+			seen[got] = true
+		}
+	}
+	if got := SecretName("vm-disk", RoleClient); got != "nbd-vm-disk-client" {
+		t.Error(got)
+	}
+}
+
 func TestLabelValue(t *testing.T) {
 	label := regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
 	for _, name := range []string{"a", "a.b", strings.Repeat("x", 63), strings.Repeat("x", 64), strings.Repeat("x.", 126) + "x"} {
@@ -53,7 +75,12 @@ func TestLabelValue(t *testing.T) {
 }
 
 func TestURI(t *testing.T) {
-	if got := URI(export(t, "vm-disk"), "disk"); got != "nbd://nbd-vm-disk.vms.svc:10809/disk" {
-		t.Error(got)
+	for name, want := range map[string]string{
+		"vm-disk": "nbd://nbd-vm-disk.vms.svc:10809/disk",
+		"tls":     "nbds://nbd-tls.vms.svc:10809/disk",
+	} {
+		if got := URI(export(t, name), "disk"); got != want {
+			t.Error(got)
+		}
 	}
 }

@@ -13,8 +13,6 @@ const (
 	// ServerContainer is the name of the container with the server in it.
 	ServerContainer = "nbdserver"
 
-	// user is who the containers run as, and the group that volumes are given to.
-	user = 65532
 	// graceMargin is what the server gets beyond its own deadline, in seconds, to
 	// flush, report and end before the kubelet would kill it.
 	graceMargin = 15
@@ -47,6 +45,10 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	if err != nil {
 		return nil, err
 	}
+	affinity, err := affinity(e, f)
+	if err != nil {
+		return nil, err
+	}
 	server, err := server(e, f)
 	if err != nil {
 		return nil, err
@@ -54,17 +56,11 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	server.WithVolumeMounts(mounts...).WithVolumeDevices(devices...)
 
 	spec := corev1ac.PodSpec().
-		WithRestartPolicy(corev1.RestartPolicyOnFailure).
+		WithRestartPolicy(restartPolicy(e)).
 		WithTerminationGracePeriodSeconds(int64(e.Spec.Drain.TimeoutSeconds) + graceMargin).
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
-		WithSecurityContext(corev1ac.PodSecurityContext().
-			WithRunAsNonRoot(true).
-			WithRunAsUser(user).
-			WithRunAsGroup(user).
-			WithFSGroup(user).
-			WithFSGroupChangePolicy(corev1.FSGroupChangeOnRootMismatch).
-			WithSeccompProfile(corev1ac.SeccompProfile().WithType(corev1.SeccompProfileTypeRuntimeDefault))).
+		WithSecurityContext(securityContext(e.Spec.Template.SecurityContext)).
 		WithInitContainers(sidecars...).
 		WithContainers(server).
 		WithVolumes(volumes...).
@@ -72,15 +68,21 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 	if len(e.Spec.Template.NodeSelector) > 0 {
 		spec.WithNodeSelector(e.Spec.Template.NodeSelector)
 	}
-	if f.Node != "" {
-		spec.WithAffinity(onlyNode(f.Node))
+	if affinity != nil {
+		spec.WithAffinity(affinity)
+	}
+	if name := e.Spec.Template.PriorityClassName; name != "" {
+		spec.WithPriorityClassName(name)
+	}
+	for _, s := range e.Spec.Template.ImagePullSecrets {
+		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s.Name))
+	}
+	if sharesProcesses(e) {
+		spec.WithShareProcessNamespace(true)
 	}
 	return corev1ac.Pod(ChildName(e.Name), e.Namespace).
-		WithLabels(Labels(e.Name)).
-		WithAnnotations(map[string]string{
-			"kubectl.kubernetes.io/default-container": ServerContainer,
-			v1alpha1.AnnotationExport:                 e.Name,
-		}).
+		WithLabels(podLabels(e)).
+		WithAnnotations(podAnnotations(e, f)).
 		WithFinalizers(v1alpha1.FinalizerReport).
 		WithOwnerReferences(owner(e)).
 		WithSpec(spec), nil
@@ -116,21 +118,33 @@ func server(e *v1alpha1.NBDExport, f Facts) (*corev1ac.ContainerApplyConfigurati
 		WithResources(resources), nil
 }
 
-// resources are those of the template, or else what a server needs for sure.
+// resources are those of the template, or else what a server needs for sure, and
+// room for the scratches.
 func resources(e *v1alpha1.NBDExport) (*corev1ac.ResourceRequirementsApplyConfiguration, error) {
+	out := leastResources(e)
 	if r := e.Spec.Template.Resources; r != nil {
-		return convert[corev1ac.ResourceRequirementsApplyConfiguration](r)
+		var err error
+		if out, err = convert[corev1ac.ResourceRequirementsApplyConfiguration](r); err != nil {
+			return nil, err
+		}
 	}
+	if CopiesOnWrite(e) {
+		requestScratch(e, out)
+	}
+	return out, nil
+}
+
+func leastResources(e *v1alpha1.NBDExport) *corev1ac.ResourceRequirementsApplyConfiguration {
 	memory := resource.MustParse("64Mi")
 	for _, v := range e.Spec.Volumes {
-		if m := v.Source.Memory; m != nil {
+		if m := v.Source.Memory; m != nil && v.Access != v1alpha1.CopyOnWrite {
 			memory.Add(m.Size)
 		}
 	}
 	return corev1ac.ResourceRequirements().WithRequests(corev1.ResourceList{
 		corev1.ResourceCPU:    resource.MustParse("50m"),
 		corev1.ResourceMemory: memory,
-	}), nil
+	})
 }
 
 // restricted is what the Pod Security Standard "restricted" asks of a container
@@ -160,16 +174,4 @@ func tolerations(e *v1alpha1.NBDExport, f Facts) ([]*corev1ac.TolerationApplyCon
 		out = append(out, t)
 	}
 	return out, nil
-}
-
-// onlyNode lets the scheduler take one node, by its name: unlike spec.nodeName it
-// doesn't go past the scheduler's other checks.
-func onlyNode(name string) *corev1ac.AffinityApplyConfiguration {
-	return corev1ac.Affinity().WithNodeAffinity(corev1ac.NodeAffinity().
-		WithRequiredDuringSchedulingIgnoredDuringExecution(corev1ac.NodeSelector().
-			WithNodeSelectorTerms(corev1ac.NodeSelectorTerm().
-				WithMatchFields(corev1ac.NodeSelectorRequirement().
-					WithKey("metadata.name").
-					WithOperator(corev1.NodeSelectorOpIn).
-					WithValues(name)))))
 }

@@ -18,6 +18,9 @@ var facts = Facts{
 	Modes: map[string]corev1.PersistentVolumeMode{
 		"vm-disk": corev1.PersistentVolumeFilesystem,
 		"block":   corev1.PersistentVolumeBlock,
+		// Temporary claims.
+		TemporaryClaimName("monday", "root"): corev1.PersistentVolumeFilesystem,
+		TemporaryClaimName("monday", "data"): corev1.PersistentVolumeBlock,
 	},
 }
 
@@ -114,6 +117,9 @@ func TestPodIsRestricted(t *testing.T) {
 			}
 			if want := int64(e.Spec.Drain.TimeoutSeconds); *s.TerminationGracePeriodSeconds <= want {
 				t.Errorf("the kubelet kills after %d s, the server needs %d s", *s.TerminationGracePeriodSeconds, want)
+			}
+			if shared := s.ShareProcessNamespace != nil; shared != (name == "everything") {
+				t.Errorf("containers see each other's processes: %v", shared)
 			}
 			for _, c := range append(s.InitContainers, s.Containers...) {
 				sc := c.SecurityContext

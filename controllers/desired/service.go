@@ -20,9 +20,10 @@ import (
 func Service(e *v1alpha1.NBDExport) *corev1ac.ServiceApplyConfiguration {
 	return corev1ac.Service(ChildName(e.Name), e.Namespace).
 		WithLabels(Labels(e.Name)).
+		WithAnnotations(stringsOf(e.Spec.Service.Annotations)).
 		WithOwnerReferences(owner(e)).
 		WithSpec(corev1ac.ServiceSpec().
-			WithType(corev1.ServiceTypeClusterIP).
+			WithType(serviceType(e)).
 			WithSelector(selector(e.Name)).
 			WithPublishNotReadyAddresses(true).
 			WithPorts(corev1ac.ServicePort().
@@ -40,10 +41,20 @@ func ServiceMatches(e *v1alpha1.NBDExport, s *corev1.Service) bool {
 			return false
 		}
 	}
-	if s.Spec.Type != corev1.ServiceTypeClusterIP || !s.Spec.PublishNotReadyAddresses || len(s.Spec.Ports) != 1 || !maps.Equal(s.Spec.Selector, selector(e.Name)) {
+	for k, v := range e.Spec.Service.Annotations {
+		if s.Annotations[k] != string(v) {
+			return false
+		}
+	}
+	if s.Spec.Type != serviceType(e) || !s.Spec.PublishNotReadyAddresses || len(s.Spec.Ports) != 1 || !maps.Equal(s.Spec.Selector, selector(e.Name)) {
 		return false
 	}
 	p := s.Spec.Ports[0]
 	return p.Name == "nbd" && p.Protocol == corev1.ProtocolTCP &&
 		p.Port == e.Spec.Service.Port && p.TargetPort == intstr.FromInt32(NBDPort)
+}
+
+// serviceType is the type of the Service; the names are Kubernetes' own.
+func serviceType(e *v1alpha1.NBDExport) corev1.ServiceType {
+	return corev1.ServiceType(e.Spec.Service.Type)
 }

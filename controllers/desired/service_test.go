@@ -17,7 +17,7 @@ func TestService(t *testing.T) {
 }
 
 func TestServiceMatches(t *testing.T) {
-	e := export(t, "vm-disk")
+	e := export(t, "everything")
 	fresh := func() *corev1.Service {
 		b, err := json.Marshal(Service(e))
 		if err != nil {
@@ -34,6 +34,7 @@ func TestServiceMatches(t *testing.T) {
 	}
 	for name, change := range map[string]func(*corev1.Service){
 		"label":       func(s *corev1.Service) { delete(s.Labels, "app.kubernetes.io/name") },
+		"annotation":  func(s *corev1.Service) { delete(s.Annotations, "example.test/address-pool") },
 		"type":        func(s *corev1.Service) { s.Spec.Type = corev1.ServiceTypeNodePort },
 		"selector":    func(s *corev1.Service) { s.Spec.Selector["a"] = "b" },
 		"port":        func(s *corev1.Service) { s.Spec.Ports[0].Port = 1 },
@@ -47,7 +48,7 @@ func TestServiceMatches(t *testing.T) {
 		}
 	}
 	s := fresh()
-	s.Labels["team"] = "storage"
+	s.Labels["team"], s.Annotations["team"] = "storage", "storage"
 	if !ServiceMatches(e, s) {
 		t.Error("somebody else's label isn't tolerated")
 	}

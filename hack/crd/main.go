@@ -18,6 +18,7 @@ var embedded = [][]string{
 	{"spec", "template", "containers"},
 	{"spec", "template", "volumes"},
 	{"spec", "template", "tolerations"},
+	{"spec", "template", "affinity"},
 	{"spec", "template", "resources"},
 }
 

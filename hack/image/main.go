@@ -5,7 +5,8 @@
 //
 // Arguments are SRC:DST for a file or a folder, and @TARGET:DST for a symbolic
 // link. With -ldd the shared libraries that the files need come along. The same
-// input gives the same bytes.
+// input gives the same bytes. With -layer it writes a tar of the files alone, for the
+// disk of a virtual machine.
 package main
 
 import (
@@ -38,6 +39,7 @@ func run(args []string) error {
 	entrypoint := flags.String("entrypoint", "", "command, words separated by blanks")
 	user := flags.String("user", "", "UID[:GID]")
 	arch := flags.String("arch", runtime.GOARCH, "architecture of the image")
+	layer := flags.Bool("layer", false, "write the layer alone, a tar of the files")
 	ldd := flags.Bool("ldd", false, "add the shared libraries that the files need")
 	labels := map[string]string{}
 	flags.Func("label", "KEY=VALUE, may be repeated", func(s string) error {
@@ -51,11 +53,13 @@ func run(args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	if *out == "" || *name == "" {
-		return errors.New("-o and -t are needed")
+	if *out == "" || *name == "" && !*layer {
+		return errors.New("-o is needed, and -t for an image")
 	}
-	if err := checkName(*name); err != nil {
-		return err
+	if !*layer {
+		if err := checkName(*name); err != nil {
+			return err
+		}
 	}
 
 	t := newTree()
@@ -68,6 +72,9 @@ func run(args []string) error {
 		if err := t.addLibraries(systemRoot); err != nil {
 			return err
 		}
+	}
+	if *layer {
+		return writeFile(*out, t.writeLayer)
 	}
 	img := image{
 		name: *name, arch: *arch, user: *user, labels: labels,

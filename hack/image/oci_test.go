@@ -143,6 +143,17 @@ func TestArchiveIsAnImageLayout(t *testing.T) {
 	}
 }
 
+func TestLayerAlone(t *testing.T) {
+	file := writeTemp(t, "init", "#!/bin/sh\n", 0o755)
+	got := readTar(t, build(t, "-layer", file+":/sbin/init"))
+	if m := got["sbin/init"]; string(m.body) != "#!/bin/sh\n" || m.header.Mode != 0o755 || len(got) == 0 {
+		t.Errorf("/sbin/init is %q, in %v", m.body, got)
+	}
+	if _, ok := got["oci-layout"]; ok {
+		t.Error("it is an image")
+	}
+}
+
 func TestSameInputSameBytes(t *testing.T) {
 	file := writeTemp(t, "f", "content", 0o644)
 	args := []string{"-t", "localhost/x:1", file + ":/b/f", "@b/f:/a"}

@@ -122,4 +122,7 @@ type Scratch interface {
 	// Scratch tells how many bytes the scratch holds and how many it may hold, 0
 	// for no limit. It may be called at any time, after Close too.
 	Scratch() (used, limit uint64)
+	// ScratchRefused is how many writes have failed because the scratch held all that
+	// it may, or its disk was full. It may be called at any time.
+	ScratchRefused() uint64
 }

@@ -5,23 +5,32 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
 // ProcessExits happens when the process with the given id exits; one that has
-// exited and that its parent hasn't waited for, a zombie, has exited.
+// exited and that its parent hasn't waited for, a zombie, has exited. An argument
+// that begins with "name=" is about the processes of a name: see newNamed.
 //
 // As for exit-when-process-exits in nbdkit-exitwhen-filter(1) there is a small
 // race: if the process exits before it is looked at here, and another one gets
 // its id, the other one is watched. From here on the process can't be mistaken
 // for another. PipeClosed has no such race.
 //
-// The options aren't used: the kernel reports this condition.
-func ProcessExits(pid string, _ Options) (Condition, error) {
+// The options aren't used for an id: the kernel reports this condition.
+func ProcessExits(pid string, o Options) (Condition, error) {
+	if name, ok := strings.CutPrefix(pid, "name="); ok {
+		c, err := newNamed(name, o)
+		if err != nil {
+			return nil, err
+		}
+		return c, nil
+	}
 	n, err := strconv.ParseUint(pid, 10, 31)
 	if err != nil || n == 0 {
-		return nil, fmt.Errorf("%q isn't a process id: give a positive number", pid)
+		return nil, fmt.Errorf("%q isn't a process id: give a positive number, or name=NAME", pid)
 	}
 	if int(n) == os.Getpid() {
 		return nil, fmt.Errorf("process %d is this server itself: give the id of another process", n)

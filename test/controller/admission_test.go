@@ -5,10 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -23,6 +21,10 @@ volumes:
 - name: scratch
   source: {memory: {size: 1Mi}}
   access: ReadWrite
+- name: copy
+  source: {persistentVolumeClaim: {claimName: golden}}
+  access: CopyOnWrite
+  scratch: {sizeLimit: 10Gi}
 exitWhen:
 - name: vm-gone
   podDeleted: {name: vm}
@@ -58,19 +60,27 @@ func TestAdmission(t *testing.T) {
 		want           []string
 	}{
 		{"two sources", "memory: {size: 1Mi}", "memory: {size: 1Mi}, persistentVolumeClaim: {claimName: x}",
-			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim memory] must be set"}},
+			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim volumeSnapshot memory] must be set"}},
 		{"no source", "{memory: {size: 1Mi}}", "{}",
-			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim memory] must be set"}},
+			[]string{"spec.volumes[1].source", "exactly one of the fields in [persistentVolumeClaim volumeSnapshot memory] must be set"}},
 		{"source missing", "source: {memory: {size: 1Mi}}", "",
 			[]string{"spec.volumes[1].source: Required value"}},
 		{"unknown access", "access: ReadWrite", "access: WriteOnly",
-			[]string{"spec.volumes[1].access", `"WriteOnly"`, `"ReadOnly", "ReadWrite"`}},
+			[]string{"spec.volumes[1].access", `"WriteOnly"`, `"ReadOnly", "ReadWrite", "CopyOnWrite"`}},
+		{"copy without a scratch", "\n  scratch: {sizeLimit: 10Gi}", "",
+			[]string{"spec.volumes[2].scratch", "access CopyOnWrite, which needs it", "such as scratch: {sizeLimit: 10Gi}"}},
+		{"scratch without a copy", "access: CopyOnWrite", "access: ReadOnly", []string{"spec.volumes[2].scratch", "scratch goes with access CopyOnWrite"}},
+		{"scratch of nothing", "{sizeLimit: 10Gi}", "{}", []string{"spec.volumes[2].scratch.sizeLimit: Required value"}},
+		{"scratch too small", "sizeLimit: 10Gi", "sizeLimit: 65535", []string{"spec.volumes[2].scratch.sizeLimit", "from 64Ki to 1Pi"}},
+		{"scratch too large", "sizeLimit: 10Gi", "sizeLimit: 1025Ti", []string{"spec.volumes[2].scratch.sizeLimit", "from 64Ki to 1Pi"}},
+		{"scratch of a fraction", "sizeLimit: 10Gi", "sizeLimit: \"100000.5\"", []string{"spec.volumes[2].scratch.sizeLimit", "whole number of bytes"}},
+		{"scratch no number", "sizeLimit: 10Gi", "sizeLimit: much", []string{"spec.volumes[2].scratch.sizeLimit"}},
 		{"unknown policy", "timeoutSeconds: 60", "policy: Wait",
 			[]string{"spec.drain.policy", `"Wait"`, `"Refuse", "Disconnect"`}},
 		{"unknown field", "drain: {", "drein: {}\ndrain: {", []string{`unknown field "spec.drein"`}},
-		{"volumes missing", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n", "",
+		{"volumes missing", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n- name: copy\n  source: {persistentVolumeClaim: {claimName: golden}}\n  access: CopyOnWrite\n  scratch: {sizeLimit: 10Gi}\n", "",
 			[]string{"spec.volumes: Required value"}},
-		{"volumes empty", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n", "volumes: []\n",
+		{"volumes empty", "volumes:\n- name: disk\n  source: {persistentVolumeClaim: {claimName: vm-disk, path: images/disk.raw}}\n- name: scratch\n  source: {memory: {size: 1Mi}}\n  access: ReadWrite\n- name: copy\n  source: {persistentVolumeClaim: {claimName: golden}}\n  access: CopyOnWrite\n  scratch: {sizeLimit: 10Gi}\n", "volumes: []\n",
 			[]string{"spec.volumes", "should have at least 1 items"}},
 		{"volume listed twice", "name: scratch", "name: disk",
 			[]string{"spec.volumes[1]: Duplicate value"}},
@@ -92,12 +102,19 @@ func TestAdmission(t *testing.T) {
 		{"size zero", "size: 1Mi", "size: 0", []string{"spec.volumes[1].source.memory.size", "above zero"}},
 		{"size fraction", "size: 1Mi", "size: \"1.5\"", []string{"spec.volumes[1].source.memory.size", "whole number of bytes"}},
 		{"size no number", "size: 1Mi", "size: big", []string{"spec.volumes[1].source.memory.size"}},
-		{"tls missing", "tls: {mode: Disabled}", "", []string{"spec.tls: Required value"}},
-		{"tls mode missing", "tls: {mode: Disabled}", "tls: {}", []string{"spec.tls.mode: Required value"}},
-		{"tls Required", "mode: Disabled", "mode: Required",
-			[]string{"spec.tls.mode", `Unsupported value: "Required"`, `"Disabled"`}},
+		{"tls now and then", "mode: Disabled", "mode: Optional",
+			[]string{"spec.tls.mode", `"Optional"`, `"Required", "Disabled"`}},
+		{"no clients verified without TLS", "mode: Disabled", "mode: Disabled, clientAuth: None",
+			[]string{"spec.tls.clientAuth", "without TLS no client is asked for a certificate: leave clientAuth out, or set mode to Required"}},
+		{"certificates without TLS", "mode: Disabled", "mode: Disabled, secretRef: {name: own}",
+			[]string{"spec.tls.secretRef", "without TLS there are no certificates: leave secretRef out, or set mode to Required"}},
+		{"clients verified now and then", "mode: Disabled", "clientAuth: Optional",
+			[]string{"spec.tls.clientAuth", `"Optional"`, `"Required", "None"`}},
+		{"a Secret without a name", "mode: Disabled", "secretRef: {}", []string{"spec.tls.secretRef.name: Required value"}},
+		{"a Secret elsewhere", "mode: Disabled", "secretRef: {name: other/own}", []string{"spec.tls.secretRef.name", "should match"}},
+		{"a Secret in capitals", "mode: Disabled", "secretRef: {name: Own}", []string{"spec.tls.secretRef.name", "should match"}},
 		{"two kinds of condition", "fileCreated: {path: /run/nbdexport/stop}", "fileCreated: {path: /run/nbdexport/stop}\n  podDeleted: {name: vm}",
-			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed script lastClientLeft idle deadline objectCondition] must be set"}},
+			[]string{"spec.exitWhen[1]", "exactly one of the fields in [podDeleted fileCreated fileDeleted pipeClosed processExited script lastClientLeft idle deadline objectCondition] must be set"}},
 		{"pod by name and selector", "podDeleted: {name: vm}", "podDeleted: {name: vm, selector: {matchLabels: {a: b}}}",
 			[]string{"spec.exitWhen[0].podDeleted", "exactly one of the fields in [name selector] must be set"}},
 		{"no pod", "podDeleted: {name: vm}", "podDeleted: {}",
@@ -225,45 +242,17 @@ func TestDefaults(t *testing.T) {
 		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 || s.ExitWhen[6].ObjectCondition.Status != metav1.ConditionTrue {
 		t.Errorf("defaults: %+v", s)
 	}
-}
-
-// TestSpecImmutable changes every part of the spec but the limits and the NetworkPolicy
-// and is refused, and changes metadata and is not. TestLimitsChange and
-// TestNetworkPolicyChanges change those.
-func TestSpecImmutable(t *testing.T) {
-	ns := namespace(t)
-	if err := create(t, ns, "fixed", accepted); err != nil {
-		t.Fatal(err)
+	if s.TLS != (v1alpha1.TLS{Mode: v1alpha1.TLSDisabled, ClientAuth: v1alpha1.ClientAuthRequired}) {
+		t.Errorf("defaults without TLS: %+v", s.TLS)
 	}
-	changes := map[string]func(*v1alpha1.NBDExport){
-		"volume":      func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite },
-		"exitWhen":    func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = nil },
-		"drain":       func(e *v1alpha1.NBDExport) { e.Spec.Drain.TimeoutSeconds = 61 },
-		"port":        func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 },
-		"ttl":         func(e *v1alpha1.NBDExport) { e.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) },
-		"poll":        func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds = 1 },
-		"no template": func(e *v1alpha1.NBDExport) { e.Spec.Template = v1alpha1.PodTemplate{} },
-		"template": func(e *v1alpha1.NBDExport) {
-			e.Spec.Template.Containers[0].Env = []corev1.EnvVar{{Name: "a", Value: "b"}}
-		},
-	}
-	for name, change := range changes {
-		t.Run(name, func(t *testing.T) {
-			var e v1alpha1.NBDExport
-			get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
-			change(&e)
-			err := kube.Update(context.Background(), &e)
-			if err == nil || !strings.Contains(err.Error(), "spec is immutable but for spec.limits and spec.networkPolicy: delete the export and create it anew") {
-				t.Errorf("got %v", err)
-			}
-		})
-	}
-	var e v1alpha1.NBDExport
-	get(t, client.ObjectKey{Namespace: ns, Name: "fixed"}, &e)
-	base := e.DeepCopy()
-	e.Labels = map[string]string{"a": "b"}
-	if err := kube.Patch(context.Background(), &e, client.MergeFrom(base)); err != nil {
-		t.Error(err)
+	for name, tls := range map[string]string{"unsaid": "", "empty": "tls: {}", "own": "tls: {secretRef: {name: own.example}}"} {
+		if err := create(t, ns, name, strings.Replace(accepted, "tls: {mode: Disabled}", tls, 1)); err != nil {
+			t.Fatal(err)
+		}
+		get(t, client.ObjectKey{Namespace: ns, Name: name}, &e)
+		if e.Spec.TLS.Mode != v1alpha1.TLSRequired || e.Spec.TLS.ClientAuth != v1alpha1.ClientAuthRequired {
+			t.Errorf("defaults, %s: %+v", name, e.Spec.TLS)
+		}
 	}
 }
 

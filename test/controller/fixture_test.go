@@ -3,6 +3,7 @@ package controller_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers"
+	"github.com/nbdexport/nbdexport/controllers/serverstatus"
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
@@ -38,6 +41,12 @@ type world struct {
 	parallel int
 	// clock is the operator's; nil is the real one.
 	clock clock.PassiveClock
+	// ask asks the servers of exports; nil finds that none of them answers.
+	ask serverstatus.Fetch
+	// metrics are those of the operator that started last.
+	metrics *controllers.Metrics
+	// config is how the operator reaches the API server; nil is the usual way.
+	config *rest.Config
 }
 
 // newWorld makes a namespace and starts an operator. Both end with the test.
@@ -54,7 +63,10 @@ func (w *world) start() {
 	w.Helper()
 	opts := controllers.CacheOptions()
 	opts.DefaultNamespaces = map[string]cache.Config{w.ns: {}}
-	mgr, err := ctrl.NewManager(operator, ctrl.Options{
+	if w.config == nil {
+		w.config = operator
+	}
+	mgr, err := ctrl.NewManager(w.config, ctrl.Options{
 		Scheme:  scheme,
 		Logger:  logr.Discard(),
 		Cache:   opts,
@@ -66,11 +78,19 @@ func (w *world) start() {
 	if w.clock == nil {
 		w.clock = clock.RealClock{}
 	}
+	if w.ask == nil {
+		w.ask = func(context.Context, string) (serverstatus.Answer, error) {
+			return serverstatus.Answer{}, errors.New("there is no server")
+		}
+	}
+	w.metrics = controllers.NewMetrics("test", mgr.GetClient(), mgr.Elected())
 	r := &controllers.Reconciler{
 		Client:   mgr.GetClient(),
 		Live:     mgr.GetAPIReader(),
 		Recorder: mgr.GetEventRecorder("nbdexport"),
 		Image:    "nbdexport:test",
+		Servers:  serverstatus.New(w.ask),
+		Metrics:  w.metrics,
 		Clock:    w.clock,
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -294,18 +294,29 @@ func (w *world) orphan(pod *corev1.Pod) {
 	}
 }
 
-// TestOrphaned deletes an export and leaves its pod no owner: the export stays until
-// the pod has drained all the same.
+// TestOrphaned leaves the pod of an export without an owner: it isn't taken over, but
+// drains, and a new one follows. When the export is deleted, it stays until such a pod has
+// drained.
 func TestOrphaned(t *testing.T) {
 	w := newWorld(t)
 	_, pod := running(w)
 	w.orphan(pod)
-	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonNameTaken)
-	w.remove(w.read("e"))
 	w.deleting(pod)
-	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonDeleting)
+	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonReplacing)
+	says(t, message(e, v1alpha1.ConditionReady), "pod nbd-e", "lost its owner", "--cascade=orphan")
 	w.end(pod, "signal=SIGTERM", 0)
-	w.gone(pod)
+	again := w.pod("nbd-e", pod)
+	w.serve(again)
+	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
+
+	w.stop()
+	w.orphan(again)
+	w.remove(w.read("e"))
+	w.start()
+	w.deleting(again)
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonDeleting)
+	w.end(again, "signal=SIGTERM", 0)
+	w.gone(again)
 	w.gone(&v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "e"}})
 }
 

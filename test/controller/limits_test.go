@@ -74,7 +74,7 @@ func TestLimitsChange(t *testing.T) {
 		return ""
 	})
 	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-	untouched(t, pod, &corev1.Pod{})
+	same(t, pod)
 
 	// What somebody else writes is corrected.
 	c.Data["limits.yaml"] = "maxConnections: 1"

@@ -28,11 +28,13 @@ import (
 
 var (
 	// kube reaches the API server as its administrator.
-	kube client.Client
+	kube client.WithWatch
 	// operator is how the operator reaches the API server: with the rights that
 	// config/rbac gives it, and no others.
 	operator *rest.Config
 	scheme   = runtime.NewScheme()
+	// programs is a directory for what is built.
+	programs string
 )
 
 func TestMain(m *testing.M) {
@@ -55,6 +57,10 @@ func run(m *testing.M) (code int, err error) {
 			return 0, err
 		}
 	}
+	if programs, err = os.MkdirTemp("", "nbdexport-"); err != nil {
+		return 0, err
+	}
+	defer os.RemoveAll(programs)
 	env := &envtest.Environment{
 		Scheme:                scheme,
 		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd")},
@@ -82,7 +88,7 @@ func run(m *testing.M) (code int, err error) {
 	}()
 	// The client of the tests must not wait.
 	admin.QPS, admin.Burst = -1, -1
-	if kube, err = client.New(admin, client.Options{Scheme: scheme}); err != nil {
+	if kube, err = client.NewWithWatch(admin, client.Options{Scheme: scheme}); err != nil {
 		return 0, err
 	}
 	if err := installRBAC(); err != nil {

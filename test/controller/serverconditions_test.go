@@ -24,6 +24,7 @@ func TestReportNamesConditions(t *testing.T) {
 	}{
 		{v1alpha1.ExitCondition{LastClientLeft: &v1alpha1.LastClientLeft{}}, exitwhen.LastClientLeaves},
 		{v1alpha1.ExitCondition{LastClientLeft: &v1alpha1.LastClientLeft{GraceSeconds: 90}}, exitwhen.LastClientLeaves},
+		{v1alpha1.ExitCondition{ProcessExited: &v1alpha1.ProcessExited{Name: "qemu-kvm"}}, exitwhen.ProcessExits},
 		{v1alpha1.ExitCondition{Idle: &v1alpha1.Idle{Seconds: 3600}}, exitwhen.Idle},
 		{v1alpha1.ExitCondition{Deadline: &v1alpha1.Deadline{Seconds: 60}}, exitwhen.Deadline},
 		{v1alpha1.ExitCondition{Deadline: &v1alpha1.Deadline{Time: &half}}, exitwhen.Deadline},
@@ -49,6 +50,7 @@ func TestServerConditions(t *testing.T) {
 	for name, c := range map[string]struct{ condition, reported, reason string }{
 		"left": {"lastClientLeft: {graceSeconds: 90}", "last-client-leaves=1m30s", v1alpha1.ExitLastClientLeft},
 		"idle": {"idle: {seconds: 5}", "idle=5s", v1alpha1.ExitIdle},
+		"gone": {"processExited: {name: qemu-kvm}", "process-exits=name=qemu-kvm", v1alpha1.ExitProcessExited},
 		"time": {`deadline: {time: "2126-01-31T18:30:00+02:00"}`, "deadline=2126-01-31T16:30:00Z", v1alpha1.ExitDeadline},
 	} {
 		t.Run(name, func(t *testing.T) {

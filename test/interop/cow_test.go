@@ -156,7 +156,7 @@ func TestScratchIsFull(t *testing.T) {
 			s := start(t, config{volumes: []string{volume(t)}, flags: []string{"--http", addr}})
 			nbdsh(t, "scratchfull.py", s.uri("unix"), itoa(8*mib))
 			_, page := ask(t, "GET", "http://"+addr+"/metrics")
-			contains(t, page, `nbd_server_requests_total{command="write",export="a",result="enospc"} 2`,
+			contains(t, page, `nbd_server_requests_total{command="write",export="a",result="enospc"} 2`, `nbd_server_scratch_refused_total{export="a"} 2`,
 				`nbd_server_scratch_bytes{export="a"} 0`)
 			if e := s.status().Exports[0]; e.ScratchBytes == nil || *e.ScratchBytes != 0 || (e.ScratchLimit != nil) != (name == "limit") {
 				t.Errorf("the status of the export is %+v", e)

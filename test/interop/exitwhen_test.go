@@ -1,12 +1,14 @@
 package interop
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
 	"strconv"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // trigger makes a condition: the flags and files for the server, its name in
@@ -59,6 +61,20 @@ var triggers = []trigger{
 		t.Cleanup(func() { stdin.Close(); _ = cmd.Wait() })
 		pid := strconv.Itoa(cmd.Process.Pid)
 		return []string{"--exit-when-process-exits", pid}, nil, "process-exits=" + pid, func() { stdin.Close() }
+	}},
+	{"process of a name exits", func(t *testing.T) ([]string, []*os.File, string, func()) {
+		cat, err := exec.LookPath("cat")
+		name := "nbd-" + strconv.Itoa(os.Getpid()) + "-" + strconv.FormatInt(time.Now().UnixNano(), 36)
+		cmd := &exec.Cmd{Path: cat, Args: []string{"/opt/" + name}}
+		stdin, perr := cmd.StdinPipe()
+		if err = errors.Join(err, perr); err == nil {
+			err = cmd.Start()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stdin.Close(); _ = cmd.Wait() })
+		return []string{"--exit-when-process-exits", "name=" + name}, nil, "process-exits=name=" + name, func() { stdin.Close() }
 	}},
 	{"script", func(t *testing.T) ([]string, []*os.File, string, func()) {
 		path := t.TempDir() + "/done"

@@ -47,6 +47,7 @@ type Overlay struct {
 	states  states
 	limit   uint64        // in bytes, 0 for none
 	used    atomic.Uint64 // bytes of the blocks in the scratch
+	refused atomic.Uint64 // writes that found no room there
 
 	// chunks guard the blocks in the scratch from being zeroed: whoever writes
 	// to one, or makes one, holds the lock of its chunk for reading. Chunk i
@@ -112,6 +113,9 @@ func (o *Overlay) Info() backend.Info { return o.info }
 // Scratch implements backend.Scratch. Blocks count in full, the last one of the
 // volume too.
 func (o *Overlay) Scratch() (used, limit uint64) { return o.used.Load(), o.limit }
+
+// ScratchRefused implements backend.Scratch.
+func (o *Overlay) ScratchRefused() uint64 { return o.refused.Load() }
 
 // Flush implements backend.Backend. There is nothing to do: the changes outlive
 // every client but not the process, and what the process needs survives in the

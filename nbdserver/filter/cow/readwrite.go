@@ -3,8 +3,11 @@ package cow
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/nbdexport/nbdexport/nbdserver/backend"
 )
@@ -49,6 +52,9 @@ func (o *Overlay) WriteAt(ctx context.Context, p []byte, off uint64) error {
 			return err
 		}
 		n, err := o.writeSome(ctx, p, off)
+		if errors.Is(err, unix.ENOSPC) {
+			o.refused.Add(1)
+		}
 		if err != nil {
 			return fmt.Errorf("write of %d bytes at %d: %w", len(p), off, err)
 		}

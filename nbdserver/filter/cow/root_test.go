@@ -82,4 +82,7 @@ func TestDiskFull(t *testing.T) {
 	clear(want[blockSize : 2*blockSize])
 	put("after a trim", noise(7, 100), 5*blockSize+100, nil, 3)
 	put("after a trim, one more", noise(8, 100), blockSize+100, unix.ENOSPC, 3)
+	if n := o.ScratchRefused(); n != 3 {
+		t.Errorf("%d writes found no room", n)
+	}
 }

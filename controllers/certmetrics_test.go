@@ -1,0 +1,61 @@
+package controllers
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"math/big"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	corev1 "k8s.io/api/core/v1"
+)
+
+// certificate is a PEM block with one that expires some hours after noon.
+func certificate(t *testing.T, hours int) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: noon.Add(-time.Hour), NotAfter: noon.Add(time.Duration(hours) * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, cert, cert, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// secrets are those of an authority that was renewed, and of two exports.
+func secrets(t *testing.T) []corev1.Secret {
+	ca := slices.Concat(certificate(t, 1000), certificate(t, 10))
+	return []corev1.Secret{
+		{Data: map[string][]byte{"ca-cert.pem": ca, "ca-key.pem": []byte("x")}},
+		{Data: map[string][]byte{"ca-cert.pem": ca, "server-cert.pem": certificate(t, 200)}},
+		{Data: map[string][]byte{"ca-cert.pem": ca, "server-cert.pem": certificate(t, 100)}},
+		{Data: map[string][]byte{"ca-cert.pem": ca, "client-cert.pem": certificate(t, 300)}},
+		{Data: map[string][]byte{"ca-cert.pem": nil, "server-cert.pem": []byte("no certificate"), "tls.crt": certificate(t, 1)}},
+	}
+}
+
+// TestCertificateExpiry finds the earliest of each kind, and takes nothing else for one.
+func TestCertificateExpiry(t *testing.T) {
+	err := testutil.CollectAndCompare(CertificateExpiry(fullCache{secrets: secrets(t)}, leads()), strings.NewReader(`
+# HELP nbdexport_certificate_expiry_timestamp_seconds Unix time at which a certificate that the operator has issued expires: the earliest, by kind: ca, server or client.
+# TYPE nbdexport_certificate_expiry_timestamp_seconds gauge
+nbdexport_certificate_expiry_timestamp_seconds{kind="ca"} 1.7709552e+09
+nbdexport_certificate_expiry_timestamp_seconds{kind="client"} 1.7684352e+09
+nbdexport_certificate_expiry_timestamp_seconds{kind="server"} 1.7677152e+09
+`))
+	if err != nil {
+		t.Error(err)
+	}
+	if n := testutil.CollectAndCount(CertificateExpiry(fullCache{secrets: secrets(t)}, make(chan struct{}))); n != 0 {
+		t.Errorf("%d series of an operator that doesn't lead", n)
+	}
+}
