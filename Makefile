@@ -9,6 +9,8 @@ export KUBEBUILDER_ASSETS ?= $(NBDEXPORT_CACHE)/bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 IMAGE ?= localhost/nbdexport:dev
 FUZZTIME ?= 30s
+EXPORTS ?= 100,300,1000
+SECONDS ?= 600
 
 .PHONY: help
 help: ## List the targets.
@@ -33,6 +35,11 @@ test-unit: ## The quick part of the tests, for people without root.
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (30s).
 	hack/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench-scale
+bench-scale: ## What EXPORTS (100,300,1000) cost; SECONDS (600) of them in a steady state.
+	mkdir -p dist
+	go run -C test/scale . -exports $(EXPORTS) -steady $(SECONDS) -json $(CURDIR)/dist/scale.json
 
 .PHONY: lint
 lint: ## Look for what compilers don't: golangci-lint with .golangci.yml.

@@ -127,7 +127,7 @@ func TestDefaultBuilds(t *testing.T) {
 			continue
 		}
 		c := d.Spec.Template.Spec.Containers[0]
-		if c.Image != "nbdexport:dev" || len(c.Env) != 1 || c.Env[0].Value != c.Image {
+		if c.Image != "nbdexport:dev" || c.Env[0].Name != "NBDEXPORT_IMAGE" || c.Env[0].Value != c.Image {
 			t.Errorf("image %q, environment %+v", c.Image, c.Env)
 		}
 	}

@@ -100,7 +100,7 @@ func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error 
 			return err
 		}
 		if found {
-			p.pod = podKeep
+			p.notMade()
 			p.say = append(p.say, blocked(f)...)
 			return nil
 		}
@@ -127,7 +127,7 @@ func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error 
 // always the same: one with the error in it might be another one at each try, and
 // each new status has the export looked at again.
 func (p *plan) notMade() {
-	p.pod = podKeep
+	p.pod, p.named = podKeep, false
 	for i := range p.say {
 		if p.say[i].reason == v1alpha1.ReasonStarting {
 			p.say[i].message = "the API server hasn't taken the pod yet: this is tried again, and the operator's log says what the trouble is"

@@ -79,7 +79,7 @@ func TestPodNotMade(t *testing.T) {
 		err          error
 		ready, words string
 	}{
-		"made":        {nil, "False Starting", "the pod is made"},
+		"made":        {nil, "False Starting", "is being made"},
 		"webhook":     {apierrors.NewInternalError(errors.New("no")), "False Starting", "hasn't taken the pod yet"},
 		"conflict":    {apierrors.NewConflict(schema.GroupResource{}, "x", errors.New("no")), "False Starting", "hasn't taken the pod yet"},
 		"unreachable": {errors.New("read tcp 10.0.0.1:40001: reset"), "False Starting", "hasn't taken the pod yet"},
@@ -100,7 +100,7 @@ func TestPodNotMade(t *testing.T) {
 			if got := string(ready.Status) + " " + ready.Reason; got != c.ready || !strings.Contains(ready.Message, c.words) {
 				t.Errorf("Ready is %s: %s", got, ready.Message)
 			}
-			if c.err != nil && (strings.Contains(ready.Message, "is made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != "") {
+			if c.err != nil && (strings.Contains(ready.Message, "being made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != "") {
 				t.Errorf("pod %q: %s", e.Status.PodName, ready.Message)
 			}
 		})

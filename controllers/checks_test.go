@@ -113,8 +113,8 @@ func TestPodChecks(t *testing.T) {
 		want  string
 		words []string
 	}{
-		{"nothing yet", func(_ *observed, p *corev1.Pod) { p.Spec.NodeName = "" }, v1alpha1.ReasonStarting, []string{"isn't scheduled yet"}},
-		{"on a node", func(*observed, *corev1.Pod) {}, v1alpha1.ReasonStarting, []string{"node-7"}},
+		{"nothing yet", func(_ *observed, p *corev1.Pod) { p.Spec.NodeName = "" }, v1alpha1.ReasonStarting, []string{"the pod nbd-e"}},
+		{"on a node", func(*observed, *corev1.Pod) {}, v1alpha1.ReasonStarting, []string{"the pod nbd-e"}},
 		{"unschedulable", func(_ *observed, p *corev1.Pod) { unscheduled(p) }, v1alpha1.ReasonUnschedulable, []string{"0/3 nodes"}},
 		{"unschedulable by its claim", func(o *observed, p *corev1.Pod) {
 			unscheduled(p)
@@ -164,6 +164,8 @@ func TestPodChecks(t *testing.T) {
 		{"runs", func(_ *observed, p *corev1.Pod) {
 			server(p, corev1.ContainerStatus{State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}}})
 		}, v1alpha1.ReasonNotReady, nil},
+		{"runs since a moment ago", func(_ *observed, p *corev1.Pod) { runsSince(p, noon.Add(-4*time.Second)) }, v1alpha1.ReasonStarting, nil},
+		{"runs for a while", func(_ *observed, p *corev1.Pod) { runsSince(p, noon.Add(-5*time.Second)) }, v1alpha1.ReasonNotReady, nil},
 		{"signalled, others still end", func(_ *observed, p *corev1.Pod) {
 			server(p, terminated(0, reportOf(t, "signal=SIGTERM", 0)))
 		}, v1alpha1.ReasonDraining, nil},

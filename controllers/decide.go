@@ -193,18 +193,20 @@ func decideService(o *observed) plan {
 			p.lookAgainIn(secretDelay)
 			return p
 		}
-		if len(p.watched) > 0 {
-			// The pod is made once it is on record what ends it.
-			p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pods that end the export are there, its own is about to be made")...)
-			return p
+		if len(p.watched) == 0 {
+			// Not before it is on record what ends the pod.
+			if p.restore(o) {
+				return p
+			}
+			p.pod = podCreate
 		}
-		if p.restore(o) {
-			return p
-		}
-		p.pod = podCreate
-		p.say = append(p.say, underWay(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")...)
+		// In the words for a pod that starts, so that they are written once.
+		f, _ := starting(o)
+		p.say = append(p.say, underWay(f.reason, f.message)...)
+		p.named = true
 		return p
 	}
+	p.named = true
 	if again > 0 {
 		p.lookAgainIn(again)
 	}
@@ -239,6 +241,9 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 		p.say = append(p.say, ready(f.message)...)
 	} else {
 		p.say = append(p.say, stopped(f)...)
+		if left := warmUp(o); left > 0 {
+			p.lookAgainIn(left)
+		}
 	}
 	return p
 }

@@ -206,6 +206,11 @@ func TestDecide(t *testing.T) {
 			over(withPod(o), 0, reportOf(t, "deadline="+noon.Format(time.RFC3339), 3))
 		}, exit: "day-over", ready: "False Completed", complete: "True ClientsCutOff"},
 
+		{name: "the server has just been started", scene: func(o *observed) { runsSince(withPod(o), noon.Add(-2*time.Second)) },
+			again: 3 * time.Second, ready: "False Starting", complete: "False NotEnded"},
+		{name: "the server has just been started, by a clock that is ahead", scene: func(o *observed) { runsSince(withPod(o), noon.Add(time.Hour)) },
+			again: 5 * time.Second, ready: "False Starting", complete: "False NotEnded"},
+
 		{name: "claim in use on another node", scene: func(o *observed) { stuck(o, *userPod("vm", "node-8")) },
 			pod: podRemove, ready: "False VolumeInUse", complete: "False NotEnded"},
 		{name: "claim in use on another node, the image isn't there", scene: func(o *observed) {

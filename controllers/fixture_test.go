@@ -122,6 +122,12 @@ func server(pod *corev1.Pod, s corev1.ContainerStatus) {
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{s}
 }
 
+// runsSince has the pod's server run.
+func runsSince(pod *corev1.Pod, started time.Time) {
+	server(pod, corev1.ContainerStatus{State: corev1.ContainerState{
+		Running: &corev1.ContainerStateRunning{StartedAt: metav1.NewTime(started)}}})
+}
+
 // over ends the pod's server with an exit code and a termination message.
 func over(pod *corev1.Pod, code int, text string) {
 	pod.Status.Phase = corev1.PodSucceeded

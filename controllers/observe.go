@@ -78,8 +78,8 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
 		return nil, err
 	}
-	if !e.DeletionTimestamp.IsZero() || isComplete(e) {
-		return o, nil
+	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.Status.Exit != nil {
+		return o, nil // only the pod is left to be seen to its end
 	}
 	if o.service, err = find[corev1.Service](ctx, r, e.Namespace, name); err != nil {
 		return nil, err
@@ -117,13 +117,11 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 			o.targets[target] = pod
 		}
 	}
-	if e.Status.Exit == nil {
-		if err := r.observeSnapshots(ctx, o); err != nil {
-			return nil, err
-		}
-		o.objects = r.objectsOf(ctx, e)
-		o.selected, err = r.selectedPods(ctx, e)
+	if err := r.observeSnapshots(ctx, o); err != nil {
+		return nil, err
 	}
+	o.objects = r.objectsOf(ctx, e)
+	o.selected, err = r.selectedPods(ctx, e)
 	return o, err
 }
 

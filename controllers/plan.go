@@ -42,6 +42,8 @@ type plan struct {
 	exit *v1alpha1.ExitStatus
 	// say are the conditions to be set; those not named stay as they are.
 	say []verdict
+	// named says that the pod is there or about to be made: its name may be told.
+	named bool
 	// heard says that connections is the truth, nil for a number that nobody knows;
 	// else it stays as it is in the status.
 	heard       bool

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -141,18 +142,32 @@ func containerFailed(o *observed) (finding, bool) {
 	return finding{}, false
 }
 
+// notReady finds a server that runs and takes no new clients. Nothing is said of one
+// that has just been started: nearly all are ready a moment later, and the status
+// would be written once more for each.
 func notReady(o *observed) (finding, bool) {
-	if s := serverStatus(o.pod); s == nil || s.State.Running == nil {
+	if s := serverStatus(o.pod); s == nil || s.State.Running == nil || warmUp(o) > 0 {
 		return finding{}, false
 	}
 	return found(v1alpha1.ReasonNotReady, "the server runs and takes no new clients: it starts, or has begun to drain")
 }
 
-func starting(o *observed) (finding, bool) {
-	if o.pod.Spec.NodeName == "" {
-		return found(v1alpha1.ReasonStarting, "the pod is made and isn't scheduled yet")
+// warmUp is how much longer a server that runs has to become ready; zero if it was
+// ready before, or doesn't run.
+func warmUp(o *observed) time.Duration {
+	const most = 5 * time.Second
+	s := serverStatus(o.pod)
+	if s == nil || s.State.Running == nil || wasReady(o.pod, s.State.Running) {
+		return 0
 	}
-	return found(v1alpha1.ReasonStarting, "the pod starts on node %s", o.pod.Spec.NodeName)
+	// The node's clock may be ahead of ours.
+	return min(most, max(0, s.State.Running.StartedAt.Add(most).Sub(o.now)))
+}
+
+// starting is said from before the pod is made, and in the same words until it is
+// ready or something is wrong: what happens to it on the way is in its own status.
+func starting(o *observed) (finding, bool) {
+	return found(v1alpha1.ReasonStarting, "the pod %s is being made, scheduled and started: kubectl describe pod says how far it is", desired.ChildName(o.export.Name))
 }
 
 // failure is what a container left as its reason to end.

@@ -54,6 +54,8 @@ type Reconciler struct {
 	told *cache.LRUExpireCache
 	// making is held while a pod is made that uses claims.
 	making sync.Mutex
+	// known are the versions of exports that were written here.
+	known known
 	// refusals keep the status from being written again and again.
 	refusals refusals
 }
@@ -67,11 +69,12 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	var e v1alpha1.NBDExport
 	err := r.Get(ctx, req.NamespacedName, &e)
 	if apierrors.IsNotFound(err) {
+		r.known.forget(req.NamespacedName)
 		r.Servers.Forget(req.NamespacedName)
 		r.refusals.forget(req.NamespacedName)
 		return r.releaseOrphan(ctx, req)
 	}
-	if err != nil {
+	if err != nil || r.known.newerThan(&e) {
 		return ctrl.Result{}, err
 	}
 	o, err := r.observe(ctx, &e)
@@ -87,6 +90,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	} else {
 		err = errors.Join(err, r.writeStatus(ctx, &e, p))
 	}
+	r.known.note(&e)
 	if onlyConflicts(err) {
 		return ctrl.Result{RequeueAfter: conflictDelay}, nil
 	}

@@ -75,7 +75,7 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 			s.Volumes = append(s.Volumes, v1alpha1.VolumeStatus{Name: v.Name, URI: desired.URI(e, v.Name)})
 		}
 	}
-	if p.pod == podCreate {
+	if p.named {
 		s.PodName = desired.ChildName(e.Name)
 	}
 	for _, v := range lastOfEach(p.say) {

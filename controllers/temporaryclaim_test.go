@@ -67,7 +67,7 @@ func TestTemporaryClaim(t *testing.T) {
 		{name: "snapshot ready", scene: func(*observed) {}, makes: true, ready: "False Starting", words: []string{"being restored"}},
 		{name: "snapshot missing", scene: trouble(v1alpha1.ReasonSnapshotNotFound), ready: "False SnapshotNotFound"},
 		{name: "snapshot not ready", scene: trouble(v1alpha1.ReasonSnapshotNotReady), ready: "False SnapshotNotReady"},
-		{name: "restored", scene: func(o *observed) { restored(o) }, pod: podCreate, ready: "False Starting", words: []string{"pod is made"}},
+		{name: "restored", scene: func(o *observed) { restored(o) }, pod: podCreate, ready: "False Starting", words: []string{"is being made"}},
 		{name: "not restored yet", scene: func(o *observed) { restored(o).Status.Phase = corev1.ClaimPending },
 			pod: podCreate, ready: "False Starting"},
 		{name: "not restored yet, snapshot being deleted", scene: func(o *observed) {
