@@ -8,11 +8,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -108,6 +110,79 @@ func TestCopyOnWriteStays(t *testing.T) {
 		}
 		if want := !slices.Contains(free, name); compared != want {
 			t.Errorf("spec.%s can't change: %v, want %v", name, compared, want)
+		}
+	}
+}
+
+// TestSecurityNamesEveryRight looks whether docs/security.md says what each right of
+// the manager is for.
+func TestSecurityNamesEveryRight(t *testing.T) {
+	doc, err := os.ReadFile(root + "/docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"role", "leader_election_role", "metrics_auth_role"} {
+		text, err := os.ReadFile("rbac/" + name + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var role rbacv1.Role // a ClusterRole has the same rules
+		if err := yaml.Unmarshal(text, &role); err != nil {
+			t.Fatal(err)
+		}
+		for _, rule := range role.Rules {
+			for _, resource := range rule.Resources {
+				i := bytes.Index(doc, []byte("`"+resource+"`"))
+				if i < 0 {
+					t.Errorf("docs/security.md doesn't say what %s are for", resource)
+					continue
+				}
+				line := doc[bytes.LastIndexByte(doc[:i], '\n')+1 : i]
+				for _, verb := range rule.Verbs {
+					if !bytes.Contains(line, []byte(verb)) {
+						t.Errorf("docs/security.md: %s of %s is missing", verb, resource)
+					}
+				}
+			}
+		}
+	}
+}
+
+// TestReasonsAreDocumented looks whether docs/nbdexport.md has every reason that a
+// status can have, and whether some test provokes it.
+func TestReasonsAreDocumented(t *testing.T) {
+	source, err := os.ReadFile(root + "/api/v1alpha1/reasons.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(root + "/docs/nbdexport.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests bytes.Buffer
+	for _, dir := range []string{"controllers", "test/controller", "test/e2e"} {
+		files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(text)
+		}
+	}
+	found := regexp.MustCompile(`(?m)^\t(Reason\w+) = "(\w+)"`).FindAllStringSubmatch(string(source), -1)
+	if len(found) < 40 {
+		t.Fatalf("%d reasons", len(found))
+	}
+	for _, m := range found {
+		if !bytes.Contains(doc, []byte("`"+m[2]+"`")) {
+			t.Errorf("docs/nbdexport.md doesn't have %s", m[2])
+		}
+		if !regexp.MustCompile(`\b(` + m[1] + `|` + m[2] + `)\b`).Match(tests.Bytes()) {
+			t.Errorf("no test has %s", m[2])
 		}
 	}
 }

@@ -69,8 +69,8 @@ func alive(address string, wait func() error) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/healthz", func(http.ResponseWriter, *http.Request) {})
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: askTimeout}
-	go srv.Serve(l) //nolint:errcheck // it ends with Close
-	defer l.Close() // which is srv's only once it serves
+	go srv.Serve(l)   //nolint:errcheck // it ends with Close
+	defer l.Close()   // which is srv's only once it serves
 	defer srv.Close() //nolint:errcheck // there is nothing to flush
 	return wait()
 }
