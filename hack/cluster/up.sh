@@ -47,7 +47,9 @@ if [ ! -e /proc/sys/net/bridge ]; then
   # machine's other bridges go on as before.
   for f in /proc/sys/net/bridge/bridge-nf-call-*; do echo 0 >"$f"; done
 fi
-ip link add "$BRIDGE" type bridge
+# With an address of its own: else it has that of one of its ports, and changes it when
+# a node goes, so that the others don't reach the machine for seconds.
+ip link add "$BRIDGE" address 02:00:0a:c7:00:01 type bridge
 ip link set "$BRIDGE" alias "$RUN"
 ip addr add "$HOST_IP/24" dev "$BRIDGE"
 ip link set "$BRIDGE" up
