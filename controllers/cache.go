@@ -52,7 +52,6 @@ func trimPod(in any) (any, error) {
 	pod.Annotations = nil
 	spec := corev1.PodSpec{
 		NodeName:                      pod.Spec.NodeName,
-		Tolerations:                   pod.Spec.Tolerations,
 		TerminationGracePeriodSeconds: pod.Spec.TerminationGracePeriodSeconds,
 	}
 	for _, v := range pod.Spec.Volumes {
@@ -62,6 +61,10 @@ func trimPod(in any) (any, error) {
 			}
 			spec.Volumes = append(spec.Volumes, v)
 		}
+	}
+	if len(spec.Volumes) > 0 {
+		// Whoever follows the claims to the pod's node tolerates it too.
+		spec.Tolerations = pod.Spec.Tolerations
 	}
 	if _, ours := pod.Labels[v1alpha1.LabelExport]; ours {
 		maps.DeleteFunc(annotations, func(key, _ string) bool {
@@ -84,6 +87,7 @@ func trimClaim(in any) (any, error) {
 	claim.ManagedFields = nil
 	claim.Annotations = nil
 	claim.Labels = nil
+	claim.Spec.Resources = corev1.VolumeResourceRequirements{}
 	return claim, nil
 }
 

@@ -44,6 +44,12 @@ func TestTrimPod(t *testing.T) {
 		t.Errorf("claims: %v", got)
 	}
 
+	other := fullPod()
+	other.Spec.Volumes = other.Spec.Volumes[:1]
+	if _, err := trimPod(other); err != nil || len(other.Spec.Volumes) != 0 || len(other.Spec.Tolerations) != 0 {
+		t.Errorf("a pod without claims: %+v, %v", other, err)
+	}
+
 	ours := fullPod()
 	ours.Labels[v1alpha1.LabelExport] = "e"
 	ours.Annotations[v1alpha1.AnnotationExport] = "e"
