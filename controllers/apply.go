@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
 	corev1ac "k8s.io/client-go/applyconfigurations/core/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
@@ -62,32 +63,31 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 	return errors.Join(errs...)
 }
 
-// applyService makes the Service or corrects it. It may be forced, for it is
-// the export's own or doesn't exist.
+// applyService makes the Service or corrects it.
 func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) error {
-	opts := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldOwner)}
-	if o.service != nil {
-		opts = append(opts, client.ForceOwnership)
-	}
 	service := desired.Service(o.export)
-	err := r.Apply(ctx, service, opts...)
+	err := r.applyOwn(ctx, service, o.service != nil)
 	o.trust.addresses = service.Spec.ClusterIPs
-	return p.refused("the Service", err)
+	return p.needed("the Service", err)
 }
 
-// applyConfigMap makes the ConfigMap with the limits or corrects it, as
-// applyService does with the Service.
+// applyConfigMap makes the ConfigMap with the limits or corrects it.
 func (r *Reconciler) applyConfigMap(ctx context.Context, o *observed, p *plan) error {
+	return p.needed("the ConfigMap", r.applyOwn(ctx, desired.ConfigMap(o.export), o.configMap != nil))
+}
+
+// applyOwn applies what is the export's own or doesn't exist. What is there may be
+// forced. What isn't mustn't: if somebody else has made one of this name in between,
+// that one differs, and the conflict leaves it alone.
+func (r *Reconciler) applyOwn(ctx context.Context, obj runtime.ApplyConfiguration, there bool) error {
 	opts := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldOwner)}
-	if o.configMap != nil {
+	if there {
 		opts = append(opts, client.ForceOwnership)
 	}
-	err := r.Apply(ctx, desired.ConfigMap(o.export), opts...)
-	return p.refused("the ConfigMap", err)
+	return r.Apply(ctx, obj, opts...)
 }
 
-// createPod makes the pod. It isn't forced: if somebody else has made one of this
-// name in between, that one differs, and the conflict leaves it alone.
+// createPod makes the pod.
 func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error {
 	if len(claimNames(o.export)) > 0 {
 		// One at a time: of two exports made at once, the second has to find the
@@ -114,7 +114,7 @@ func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error 
 		if pod, err = desired.Pod(o.export, facts); err != nil {
 			err = apierrors.NewBadRequest(err.Error())
 		} else {
-			err = r.Apply(ctx, pod, client.FieldOwner(v1alpha1.FieldOwner))
+			err = r.applyOwn(ctx, pod, false)
 		}
 	}
 	if err != nil {
@@ -150,6 +150,14 @@ func (p *plan) refused(what string, err error) error {
 		return nil
 	}
 	return err
+}
+
+// needed is refused for what the pod needs: as long as it isn't there, none is made.
+func (p *plan) needed(what string, err error) error {
+	if err != nil && p.pod == podCreate {
+		p.notMade()
+	}
+	return p.refused(what, err)
 }
 
 // hold puts the finalizer on the export.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -104,6 +105,43 @@ func TestPodNotMade(t *testing.T) {
 				t.Errorf("pod %q: %s", e.Status.PodName, ready.Message)
 			}
 		})
+	}
+}
+
+// without is an API server that takes everything but one kind.
+type without struct {
+	client.Client
+	kind string
+	made *[]string
+}
+
+func (w without) Patch(context.Context, client.Object, client.Patch, ...client.PatchOption) error {
+	return nil
+}
+
+func (w without) Apply(_ context.Context, obj runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
+	kind := *obj.(interface{ GetKind() *string }).GetKind()
+	if kind == w.kind {
+		return apierrors.NewInternalError(errors.New("range is full"))
+	}
+	*w.made = append(*w.made, kind)
+	return nil
+}
+
+// TestPodNeeds makes no pod as long as anything isn't there that it needs.
+func TestPodNeeds(t *testing.T) {
+	for _, kind := range []string{"Service", "ConfigMap", "NetworkPolicy", "none"} {
+		o := scene()
+		o.export.Spec.Volumes, o.export.Spec.ExitWhen = o.export.Spec.Volumes[1:], nil // the memory volume
+		p := decide(o)
+		var made []string
+		err := (&Reconciler{Client: without{kind: kind, made: &made}}).apply(context.Background(), o, &p)
+		if got := slices.Contains(made, "Pod"); got != (kind == "none") || (err == nil) != (kind == "none") {
+			t.Errorf("%s: %v is made, error %v", kind, made, err)
+		}
+		if c := conditionOf(statusOf(o.export, p), v1alpha1.ConditionReady); kind != "none" && !strings.Contains(c.Message, "tried again") {
+			t.Errorf("%s: %s", kind, c.Message)
+		}
 	}
 }
 

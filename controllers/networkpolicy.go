@@ -34,23 +34,15 @@ func networkPolicyDiffers(o *observed) (apply, remove bool) {
 	return o.networkPolicy == nil || !desired.NetworkPolicyMatches(o.export, o.networkPolicy), false
 }
 
-// applyNetworkPolicy makes the NetworkPolicy or corrects it, as applyService does
-// with the Service. A pod isn't made that it wouldn't protect.
+// applyNetworkPolicy makes the NetworkPolicy or corrects it.
 func (r *Reconciler) applyNetworkPolicy(ctx context.Context, o *observed, p *plan) error {
-	opts := []client.ApplyOption{client.FieldOwner(v1alpha1.FieldOwner)}
-	if o.networkPolicy != nil {
-		opts = append(opts, client.ForceOwnership)
-	}
 	ac, err := desired.NetworkPolicy(o.export)
 	if err != nil {
 		err = apierrors.NewBadRequest(err.Error())
 	} else {
-		err = r.Apply(ctx, ac, opts...)
+		err = r.applyOwn(ctx, ac, o.networkPolicy != nil)
 	}
-	if err != nil && p.pod == podCreate {
-		p.notMade()
-	}
-	return p.refused("the NetworkPolicy", err)
+	return p.needed("the NetworkPolicy", err)
 }
 
 // removeNetworkPolicy deletes a NetworkPolicy of the export's own.
