@@ -29,8 +29,12 @@ type stream struct {
 // behind each.
 func (n *namespace) stream(export string, pause time.Duration) *stream {
 	n.Helper()
-	service := n.field(export, ".status.serviceName")
-	uri := "nbd://" + n.kubectl("get", "service", service, "-o", "jsonpath={.spec.clusterIP}") + ":10809"
+	return n.streamFrom("nbd://"+n.address(export)+":10809", pause)
+}
+
+// streamFrom is stream of a URI that works on the machine.
+func (n *namespace) streamFrom(uri string, pause time.Duration) *stream {
+	n.Helper()
 	cmd := exec.CommandContext(n.Context(), "nbdcopy", uri, "-")
 	var errs bytes.Buffer
 	cmd.Stderr = &errs
@@ -63,6 +67,12 @@ func (n *namespace) stream(export string, pause time.Duration) *stream {
 	}()
 	n.eventually("the copy begins", func() bool { return s.read.Load() > 0 })
 	return s
+}
+
+// address is the ClusterIP of an export.
+func (n *namespace) address(export string) string {
+	n.Helper()
+	return n.kubectl("get", "service", n.field(export, ".status.serviceName"), "-o", "jsonpath={.spec.clusterIP}")
 }
 
 // finish lets the copy run free and compares what it has copied.

@@ -24,7 +24,7 @@ func TestServerKilledUnderWriteLoad(t *testing.T) {
 	n.ready("e")
 	pod := n.field("e", ".status.podName")
 	uid := n.uid("pod", pod)
-	address := n.kubectl("get", "service", n.field("e", ".status.serviceName"), "-o", "jsonpath={.spec.clusterIP}")
+	address := n.address("e")
 	metrics := n.kubectl("get", "pod", pod, "-o", "jsonpath={.status.podIP}")
 	written := func() uint64 {
 		var s struct {
