@@ -40,7 +40,7 @@ func TestNodeLost(t *testing.T) {
 		n.kubectl("label", "node", "n1", "n2", label+"-")
 	})
 	n.machine("hack/cluster/node-down.sh", "2")
-	n.kubectl("wait", "--for=condition=Ready=Unknown", "node/n2", "--timeout=90s")
+	n.kubectl("wait", "--for=condition=Ready=Unknown", "node/n2", "--timeout=180s")
 	n.says("e", "NodeUnreachable", "node n2", "out-of-service")
 	n.kubectl("delete", "nbdexport", "deleted", "--wait=false")
 	n.says("deleted", "NodeUnreachable", "was told to end", "node n2", "out-of-service")

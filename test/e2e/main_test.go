@@ -92,7 +92,7 @@ func (n *namespace) describe() {
 
 // try runs kubectl in the namespace.
 func (n *namespace) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "kubectl", append([]string{"-n", n.name}, args...)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
@@ -120,7 +120,7 @@ func (n *namespace) apply(yaml string) {
 // await waits until an export's condition has a status, "True" or "False".
 func (n *namespace) await(export, condition, status string) {
 	n.Helper()
-	n.kubectl("wait", "--for=condition="+condition+"="+status, "nbdexport/"+export, "--timeout=90s")
+	n.kubectl("wait", "--for=condition="+condition+"="+status, "nbdexport/"+export, "--timeout=180s")
 }
 
 // field reads a field of an export, by JSONPath without its braces.
@@ -150,8 +150,8 @@ func (n *namespace) eventually(what string, check func() bool) {
 	n.Helper()
 	began := time.Now()
 	for !check() {
-		if time.Since(began) > 90*time.Second {
-			n.Fatalf("%s: not within 90 s", what)
+		if time.Since(began) > 3*time.Minute {
+			n.Fatalf("%s: not within 3 minutes", what)
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
@@ -188,7 +188,7 @@ spec:
     imagePullPolicy: IfNotPresent
     command: [sleep, "3600"]
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}` + container + spec)
-	n.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=90s")
+	n.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=180s")
 }
 
 // ready waits until the export is Ready and a client reaches it, which is a
