@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -63,25 +64,24 @@ func podNameTaken(o *observed) (finding, bool) {
 	return found(v1alpha1.ReasonNameTaken, "the pod %s isn't this export's: remove it, or give the export another name", o.pod.Name)
 }
 
-func serviceNameTaken(o *observed) (finding, bool) {
-	if o.service == nil || owned(o.export, o.service) {
-		return finding{}, false
-	}
-	return found(v1alpha1.ReasonNameTaken, "the Service %s isn't this export's: remove it, or give the export another name", o.service.Name)
-}
+func serviceNameTaken(o *observed) (finding, bool) { return foreign(o, "Service", o.service) }
 
-func configMapNameTaken(o *observed) (finding, bool) {
-	if o.configMap == nil || owned(o.export, o.configMap) {
-		return finding{}, false
-	}
-	return found(v1alpha1.ReasonNameTaken, "the ConfigMap %s isn't this export's: remove it, or give the export another name", o.configMap.Name)
-}
+func configMapNameTaken(o *observed) (finding, bool) { return foreign(o, "ConfigMap", o.configMap) }
 
 func networkPolicyNameTaken(o *observed) (finding, bool) {
-	if o.networkPolicy == nil || owned(o.export, o.networkPolicy) {
+	return foreign(o, "NetworkPolicy", o.networkPolicy)
+}
+
+// foreign finds that an object, if there is one, isn't the export's.
+func foreign[P interface {
+	comparable
+	metav1.Object
+}](o *observed, kind string, obj P) (finding, bool) {
+	var none P
+	if obj == none || owned(o.export, obj) {
 		return finding{}, false
 	}
-	return found(v1alpha1.ReasonNameTaken, "the NetworkPolicy %s isn't this export's: remove it, or give the export another name", o.networkPolicy.Name)
+	return found(v1alpha1.ReasonNameTaken, "the %s %s isn't this export's: remove it, or give the export another name", kind, obj.GetName())
 }
 
 func claimNotFound(o *observed) (finding, bool) {

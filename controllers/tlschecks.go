@@ -16,8 +16,8 @@ var tlsChecks = []check{authorityDamaged, tlsSecretNotFound, tlsSecretInvalid}
 
 func secretNameTaken(o *observed) (finding, bool) {
 	for _, s := range []*corev1.Secret{o.trust.server, o.trust.client} {
-		if s != nil && !owned(o.export, s) {
-			return found(v1alpha1.ReasonNameTaken, "the Secret %s isn't this export's: remove it, or give the export another name", s.Name)
+		if f, taken := foreign(o, "Secret", s); taken {
+			return f, true
 		}
 	}
 	return finding{}, false
