@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -65,16 +64,10 @@ func (n *namespace) hash(path string) string {
 	return hex.EncodeToString(sum.Sum(nil))
 }
 
-// guest is a virtual machine in a test.
-type guest struct {
-	n *namespace
-	*vm.Machine
-}
-
 // boot starts a machine on an export, with the files that are in the Secret of its
 // clients, in the directory that it returns. Without a hostname, the server is known
 // by its address.
-func (n *namespace) boot(export, hostname string) (g guest, tls string) {
+func (n *namespace) boot(export, hostname string) (g vm.Guest, tls string) {
 	n.Helper()
 	n.await(export, "Ready", "True")
 	tls = n.files(n.secret(n.field(export, ".status.clientSecretName")))
@@ -90,28 +83,7 @@ func (n *namespace) boot(export, hostname string) (g guest, tls string) {
 	}
 	n.Cleanup(m.Kill)
 	n.Logf("%s: booted in %v", export, time.Since(began).Round(time.Millisecond))
-	return guest{n, m}, tls
-}
-
-// run has a command run that has to succeed.
-func (g guest) run(format string, args ...any) string {
-	g.n.Helper()
-	ctx, cancel := context.WithTimeout(g.n.Context(), 2*time.Minute)
-	defer cancel()
-	out, err := g.Run(ctx, fmt.Sprintf(format, args...))
-	if err != nil {
-		g.n.Fatalf("%v\nconsole:\n%s", err, g.Console())
-	}
-	return out
-}
-
-func (g guest) powerOff() {
-	g.n.Helper()
-	ctx, cancel := context.WithTimeout(g.n.Context(), 2*time.Minute)
-	defer cancel()
-	if err := g.PowerOff(ctx); err != nil {
-		g.n.Fatal(err)
-	}
+	return vm.Guest{TB: n, Machine: m}, tls
 }
 
 // Two machines boot at once from one golden image, over TLS, and each finds what it
@@ -130,13 +102,13 @@ func TestVMsOnGoldenImage(t *testing.T) {
 				t.Parallel()
 				n := &namespace{t, n.name}
 				g, tls := n.boot(name, hostname)
-				g.run("echo %s >/mark && dd if=/dev/urandom of=/data bs=64k count=64 && sync", name)
-				sum := g.run("sha256sum /data")
-				g.run("echo 3 >/proc/sys/vm/drop_caches")
-				if again := g.run("sha256sum /data"); again != sum {
+				g.Must("echo %s >/mark && dd if=/dev/urandom of=/data bs=64k count=64 && sync", name)
+				sum := g.Must("sha256sum /data")
+				g.Must("echo 3 >/proc/sys/vm/drop_caches")
+				if again := g.Must("sha256sum /data"); again != sum {
 					t.Errorf("/data was %s and is %s", sum, again)
 				}
-				g.powerOff()
+				g.MustPowerOff()
 
 				disk := filepath.Join(t.TempDir(), "disk.img")
 				n.machine("nbdcopy", n.atAddress(name, tls), disk)
@@ -172,19 +144,19 @@ func TestKernelClient(t *testing.T) {
 	g, _ := n.boot("root", "")
 	n.await("e", "Ready", "True")
 	pod := n.field("e", ".status.podName")
-	g.run("modprobe nbd nbds_max=1 max_part=0")
-	g.run("nbd-client %s 10809 /dev/nbd0 -name data -timeout 5", n.address("e"))
-	g.run("setsid reconnect -timeout 60 0 %s:10809 data >/tmp/reconnect.log 2>&1 &", n.address("e"))
-	g.run("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0 && mkdir /tmp/mnt && mount /dev/nbd0 /tmp/mnt")
-	g.run("sync; awk '{print $7}' /sys/block/nbd0/stat >/tmp/before") // in sectors of 512 bytes
-	g.run("(fio --name=job --directory=/tmp/mnt --size=24m --rw=randwrite --bs=16k --direct=1 --ioengine=psync --fsync=32 --rate=4m --verify=crc32c --verify_fatal=1 >/tmp/fio.log 2>&1; echo $? >/tmp/fio.exit) &")
-	g.run("until test $(($(awk '{print $7}' /sys/block/nbd0/stat) - $(cat /tmp/before))) -gt 8192; do sleep 0.1; done")
+	g.Must("modprobe nbd nbds_max=1 max_part=0")
+	g.Must("nbd-client %s 10809 /dev/nbd0 -name data -timeout 5", n.address("e"))
+	g.Must("setsid reconnect -timeout 60 0 %s:10809 data >/tmp/reconnect.log 2>&1 &", n.address("e"))
+	g.Must("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0 && mkdir /tmp/mnt && mount /dev/nbd0 /tmp/mnt")
+	g.Must("sync; awk '{print $7}' /sys/block/nbd0/stat >/tmp/before") // in sectors of 512 bytes
+	g.Must("(fio --name=job --directory=/tmp/mnt --size=24m --rw=randwrite --bs=16k --direct=1 --ioengine=psync --fsync=32 --rate=4m --verify=crc32c --verify_fatal=1 >/tmp/fio.log 2>&1; echo $? >/tmp/fio.exit) &")
+	g.Must("until test $(($(awk '{print $7}' /sys/block/nbd0/stat) - $(cat /tmp/before))) -gt 8192; do sleep 0.1; done")
 	n.kill(n.name, pod, "nbdserver")
-	if out := g.run("cat /tmp/fio.exit 2>/dev/null; true"); out != "" {
+	if out := g.Must("cat /tmp/fio.exit 2>/dev/null; true"); out != "" {
 		t.Errorf("fio had ended before the server was killed: %s", out)
 	}
-	g.run("until test -s /tmp/fio.exit; do sleep 1; done; test $(cat /tmp/fio.exit) = 0 || { cat /tmp/fio.log; false; }")
-	if log := g.run("cat /tmp/reconnect.log"); !strings.Contains(log, "nbd0 has a new connection") {
+	g.Must("until test -s /tmp/fio.exit; do sleep 1; done; test $(cat /tmp/fio.exit) = 0 || { cat /tmp/fio.log; false; }")
+	if log := g.Must("cat /tmp/reconnect.log"); !strings.Contains(log, "nbd0 has a new connection") {
 		t.Errorf("the kernel has not been given a new connection: %s", log)
 	}
 	if n.restarts(pod) != "1" {
@@ -195,10 +167,10 @@ func TestKernelClient(t *testing.T) {
 	n.await("e", "Ready", "True")
 	n.kubectl("exec", pod, "-c", "companion", "--", "touch", "/run/nbdexport/stop")
 	n.await("e", "Ready", "False")
-	g.run("echo last words >/tmp/mnt/last && umount /tmp/mnt && nbd-client -d /dev/nbd0")
+	g.Must("echo last words >/tmp/mnt/last && umount /tmp/mnt && nbd-client -d /dev/nbd0")
 	n.await("e", "Complete", "True")
 	n.expect("e", map[string]string{".status.exit.condition": "asked-to", ".status.exit.clean": "true"})
-	g.powerOff()
+	g.MustPowerOff()
 	if strings.Contains(g.Console(), "I/O error") {
 		t.Errorf("the kernel has seen errors:\n%s", g.Console())
 	}

@@ -2,7 +2,6 @@ package interop
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
@@ -13,15 +12,9 @@ import (
 	"github.com/nbdexport/nbdexport/test/vm"
 )
 
-// guest is a virtual machine in a test.
-type guest struct {
-	t *testing.T
-	*vm.Machine
-}
-
 // boot starts a machine, whose root file system is an export of a server that
 // requires TLS. It is killed at the end of the test if it still runs.
-func boot(t *testing.T, s *server, export string, p pki) guest {
+func boot(t *testing.T, s *server, export string, p pki) vm.Guest {
 	t.Helper()
 	_, port, _ := net.SplitHostPort(s.tcp())
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -31,28 +24,7 @@ func boot(t *testing.T, s *server, export string, p pki) guest {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.Kill)
-	return guest{t, m}
-}
-
-// run has a command run that has to succeed.
-func (g guest) run(format string, args ...any) string {
-	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), 2*time.Minute)
-	defer cancel()
-	out, err := g.Run(ctx, fmt.Sprintf(format, args...))
-	if err != nil {
-		g.t.Fatalf("%v\nconsole:\n%s", err, g.Console())
-	}
-	return out
-}
-
-func (g guest) powerOff() {
-	g.t.Helper()
-	ctx, cancel := context.WithTimeout(g.t.Context(), 2*time.Minute)
-	defer cancel()
-	if err := g.PowerOff(ctx); err != nil {
-		g.t.Fatal(err)
-	}
+	return vm.Guest{TB: t, Machine: m}
 }
 
 // goldenImage is an image that machines boot from.
@@ -77,13 +49,13 @@ func TestVMsOnGoldenImage(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			g := boot(t, s, name, p)
-			g.run("echo %s >/mark && dd if=/dev/urandom of=/data bs=64k count=64 && sync", name)
-			sum := g.run("sha256sum /data")
-			g.run("echo 3 >/proc/sys/vm/drop_caches")
-			if again := g.run("sha256sum /data"); again != sum {
+			g.Must("echo %s >/mark && dd if=/dev/urandom of=/data bs=64k count=64 && sync", name)
+			sum := g.Must("sha256sum /data")
+			g.Must("echo 3 >/proc/sys/vm/drop_caches")
+			if again := g.Must("sha256sum /data"); again != sum {
 				t.Errorf("/data was %s and is %s", sum, again)
 			}
-			g.powerOff()
+			g.MustPowerOff()
 
 			if e := s.status().Exports[i]; e.ScratchBytes == nil || *e.ScratchBytes < 4*mib || e.BytesWritten < 4*mib {
 				t.Errorf("of 4 MiB that were written, the server knows %+v", e)
@@ -118,18 +90,18 @@ func TestKernelClient(t *testing.T) {
 	_, port, _ := net.SplitHostPort(addr)
 
 	g := boot(t, root, "root", p)
-	g.run("modprobe nbd nbds_max=1 max_part=0")
-	g.run("nbd-client 10.0.2.2 %s /dev/nbd0 -name disk -timeout 5", port)
-	g.run("setsid reconnect -timeout 60 0 10.0.2.2:%s disk >/tmp/reconnect.log 2>&1 &", port)
-	g.run("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0 && mkdir /tmp/mnt && mount /dev/nbd0 /tmp/mnt")
-	g.run("sync; awk '{print $7}' /sys/block/nbd0/stat >/tmp/before") // in sectors of 512 bytes
-	g.run("(fio --name=job --directory=/tmp/mnt --size=24m --rw=randwrite --bs=16k --direct=1 --ioengine=psync --fsync=32 --rate=4m --verify=crc32c --verify_fatal=1 >/tmp/fio.log 2>&1; echo $? >/tmp/fio.exit) &")
-	g.run("until test $(($(awk '{print $7}' /sys/block/nbd0/stat) - $(cat /tmp/before))) -gt 8192; do sleep 0.1; done")
+	g.Must("modprobe nbd nbds_max=1 max_part=0")
+	g.Must("nbd-client 10.0.2.2 %s /dev/nbd0 -name disk -timeout 5", port)
+	g.Must("setsid reconnect -timeout 60 0 10.0.2.2:%s disk >/tmp/reconnect.log 2>&1 &", port)
+	g.Must("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0 && mkdir /tmp/mnt && mount /dev/nbd0 /tmp/mnt")
+	g.Must("sync; awk '{print $7}' /sys/block/nbd0/stat >/tmp/before") // in sectors of 512 bytes
+	g.Must("(fio --name=job --directory=/tmp/mnt --size=24m --rw=randwrite --bs=16k --direct=1 --ioengine=psync --fsync=32 --rate=4m --verify=crc32c --verify_fatal=1 >/tmp/fio.log 2>&1; echo $? >/tmp/fio.exit) &")
+	g.Must("until test $(($(awk '{print $7}' /sys/block/nbd0/stat) - $(cat /tmp/before))) -gt 8192; do sleep 0.1; done")
 	s.signal(syscall.SIGKILL)
 	<-s.done
 	s = start(t, data)
-	g.run("until test -s /tmp/fio.exit; do sleep 1; done; test $(cat /tmp/fio.exit) = 0 || { cat /tmp/fio.log; false; }")
-	contains(t, g.run("cat /tmp/reconnect.log"), "nbd0 has a new connection")
+	g.Must("until test -s /tmp/fio.exit; do sleep 1; done; test $(cat /tmp/fio.exit) = 0 || { cat /tmp/fio.log; false; }")
+	contains(t, g.Must("cat /tmp/reconnect.log"), "nbd0 has a new connection")
 	if e := s.status().Exports[0]; e.BytesWritten < 4*mib || e.BytesRead < 24*mib {
 		t.Errorf("of the 24 MiB that fio has written, then read, the second server knows of %d and %d bytes", e.BytesWritten, e.BytesRead)
 	}
@@ -137,11 +109,11 @@ func TestKernelClient(t *testing.T) {
 	// A drain lets the machine finish what it does and go.
 	s.signal(syscall.SIGTERM)
 	s.awaitRefusal()
-	g.run("echo last words >/tmp/mnt/last && umount /tmp/mnt && nbd-client -d /dev/nbd0")
+	g.Must("echo last words >/tmp/mnt/last && umount /tmp/mnt && nbd-client -d /dev/nbd0")
 	if r := s.ended(0, "signal=SIGTERM"); !r.Clean() {
 		t.Errorf("%+v", r)
 	}
-	g.powerOff()
+	g.MustPowerOff()
 	if strings.Contains(g.Console(), "I/O error") {
 		t.Errorf("the kernel has seen errors:\n%s", g.Console())
 	}
