@@ -13,7 +13,6 @@ func TestAdmissionOfTheUseless(t *testing.T) {
 	const (
 		memory     = "volumes: [{name: a, source: {memory: {size: 1Mi}}}]\n"
 		claim      = "volumes: [{name: a, source: {persistentVolumeClaim: "
-		snapshot   = "volumes: [{name: a, source: {volumeSnapshot: "
 		when       = memory + "exitWhen: [{name: x, "
 		companion  = memory + "template: {containers: [{name: c, image: i, "
 		annotation = memory + "template: {annotations: "
@@ -30,10 +29,6 @@ func TestAdmissionOfTheUseless(t *testing.T) {
 		{"path with a zero", claim + `{claimName: disk, path: "a\0b"}}}]`, []string{"spec.volumes[0].source.persistentVolumeClaim.path", "a colon or a control character"}},
 		{"path of two lines", claim + `{claimName: disk, path: "a\nb"}}}]`, []string{"spec.volumes[0].source.persistentVolumeClaim.path", "a colon or a control character"}},
 		{"path with a colon", claim + `{claimName: disk, path: "memory:1"}}}]`, []string{"spec.volumes[0].source.persistentVolumeClaim.path", "a colon or a control character"}},
-		{"snapshot elsewhere", snapshot + "{name: other/snap}}}]", []string{"spec.volumes[0].source.volumeSnapshot.name", "should match"}},
-		{"path out of a snapshot", snapshot + "{name: snap, path: '../a,b'}}}]", []string{"spec.volumes[0].source.volumeSnapshot.path", "write it as images/disk.img", "a comma, a colon"}},
-		{"snapshot to write", snapshot + "{name: snap}}, access: ReadWrite}]", []string{"spec.volumes[0].access", "a volumeSnapshot can't be ReadWrite"}},
-		{"storage class of two words", snapshot + "{name: snap, storageClassName: fast disk}}}]", []string{"spec.volumes[0].source.volumeSnapshot.storageClassName", "should match"}},
 		{"size below zero", strings.Replace(memory, "1Mi", "-1Mi", 1), []string{"spec.volumes[0].source.memory.size", "above zero"}},
 		{"size of eight exbibytes", strings.Replace(memory, "1Mi", "8Ei", 1), []string{"spec.volumes[0].source.memory.size", "at most 1Pi"}},
 		{"size too large", strings.Replace(memory, "1Mi", "1025Ti", 1), []string{"spec.volumes[0].source.memory.size", "at most 1Pi"}},
