@@ -59,6 +59,8 @@ type NBDExportList struct {
 }
 
 // NBDExportSpec says what is offered, how, and until when.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.exitWhen) || !self.exitWhen.exists(c, has(c.processExited)) || (has(self.template) && has(self.template.containers) && size(self.template.containers) > 0)",message="processExited is about the containers of the template, and there are none: put the one in whose process it is",fieldPath=".exitWhen"
 type NBDExportSpec struct {
 	// volumes are what is offered: 1 to 32. The first is also what a client
 	// gets that names no export.

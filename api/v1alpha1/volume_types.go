@@ -79,7 +79,7 @@ type Scratch struct {
 	// +required
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="sizeLimit must be a whole number of bytes from 64Ki to 1Pi"
+	// +kubebuilder:validation:XValidation:rule="string(self).matches('^[0-9]+(k|[MGTP]|[KMGTP]i)?$') && quantity(string(self)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="sizeLimit must be a whole number of bytes from 64Ki to 1Pi, such as 1536Mi"
 	SizeLimit resource.Quantity `json:"sizeLimit,omitzero"`
 }
 
@@ -113,6 +113,7 @@ type ClaimSource struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	ClaimName string `json:"claimName,omitempty"`
 
 	// path is the file that is offered of a Filesystem claim. Without it the file is
@@ -132,6 +133,7 @@ type SnapshotSource struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	Name string `json:"name,omitempty"`
 
 	// storageClassName is the class of the temporary claim, which has to be one of
@@ -141,6 +143,7 @@ type SnapshotSource struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	StorageClassName string `json:"storageClassName,omitempty"`
 
 	// path is the file that is offered of a Filesystem volume. Without it the file
@@ -153,13 +156,13 @@ type SnapshotSource struct {
 func (s SnapshotSource) File() string { return s.Path.orDefault() }
 
 // FilePath is a file relative to the root of a volume: 1 to 1024 characters
-// without commas or colons, and without empty, "." and ".." parts. A symbolic link
-// out of the volume isn't followed.
+// without commas, colons or control characters, and without empty, "." and ".."
+// parts. A symbolic link out of the volume isn't followed.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="!('/' + self + '/').matches('/[.]{0,2}/')",message="path must be relative to the root of the claim and have no empty, \".\" or \"..\" part: write it as images/disk.img"
-// +kubebuilder:validation:XValidation:rule="!self.contains(',') && !self.contains(':')",message="path must not contain a comma or a colon"
+// +kubebuilder:validation:XValidation:rule="!self.matches('[,:[:cntrl:]]')",message="path must not contain a comma, a colon or a control character"
 type FilePath string
 
 func (p FilePath) orDefault() string {
@@ -171,11 +174,11 @@ func (p FilePath) orDefault() string {
 
 // MemorySource is a volume of zeros in the server's memory.
 type MemorySource struct {
-	// size in bytes: a whole number above zero, such as 64Mi. Only what was
-	// written takes memory.
+	// size in bytes: a whole number above zero, at most 1Pi, such as 64Mi. Only what
+	// was written takes memory.
 	// +required
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).isGreaterThan(quantity('0'))",message="size must be a whole number of bytes above zero"
+	// +kubebuilder:validation:XValidation:rule="string(self).matches('^[0-9]+(k|[MGTP]|[KMGTP]i)?$') && quantity(string(self)).isGreaterThan(quantity('0')) && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="size must be a whole number of bytes above zero, at most 1Pi, such as 1536Mi"
 	Size resource.Quantity `json:"size,omitzero"`
 }

@@ -98,7 +98,7 @@ func TestAdmission(t *testing.T) {
 		{"path is two dots", "images/disk.raw", "..", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
 		{"path is a slash", "images/disk.raw", "/", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
 		{"path with comma", "images/disk.raw", `"disk.raw,access=read-write"`,
-			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "comma or a colon"}},
+			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "a comma, a colon"}},
 		{"size zero", "size: 1Mi", "size: 0", []string{"spec.volumes[1].source.memory.size", "above zero"}},
 		{"size fraction", "size: 1Mi", "size: \"1.5\"", []string{"spec.volumes[1].source.memory.size", "whole number of bytes"}},
 		{"size no number", "size: 1Mi", "size: big", []string{"spec.volumes[1].source.memory.size"}},

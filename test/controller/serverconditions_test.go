@@ -55,7 +55,7 @@ func TestServerConditions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nexitWhen: [{name: the-one, "+c.condition+"}]")
+			w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nexitWhen: [{name: the-one, "+c.condition+"}]\ntemplate: {containers: [{name: companion, image: example.test/c}]}")
 			pod := w.pod("nbd-e", nil)
 			w.serve(pod)
 			w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
