@@ -39,9 +39,17 @@ func SecretName(export, role string) string {
 	return cut(maxName-len(role)-1, name, "nbd-"+export) + "-" + role
 }
 
-// LabelValue is the value of v1alpha1.LabelExport for an export.
+// LabelValue is the value of v1alpha1.LabelExport for an export. One that was cut has
+// an underscore before its hash, which no export's name has: the Service and the
+// NetworkPolicy of one export must never find the pod of another that was given such
+// a name.
 func LabelValue(export string) string {
-	return safe(export, export)
+	if len(export) <= maxName {
+		return export
+	}
+	v := hashed(maxName, export, export)
+	dash := strings.LastIndexByte(v, '-')
+	return v[:dash] + "_" + v[dash+1:]
 }
 
 // safe cuts a name to maxName characters, and marks one that differs from the

@@ -63,6 +63,7 @@ func TestSecretName(t *testing.T) {
 
 func TestLabelValue(t *testing.T) {
 	label := regexp.MustCompile(`^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$`)
+	exportName := regexp.MustCompile(`^[-a-z0-9.]+$`)
 	for _, name := range []string{"a", "a.b", strings.Repeat("x", 63), strings.Repeat("x", 64), strings.Repeat("x.", 126) + "x"} {
 		v := LabelValue(name)
 		if len(v) > 63 || !label.MatchString(v) {
@@ -70,6 +71,9 @@ func TestLabelValue(t *testing.T) {
 		}
 		if len(name) <= 63 && v != name {
 			t.Errorf("%s is altered to %s without need", name, v)
+		}
+		if v != name && exportName.MatchString(v) {
+			t.Errorf("%s has the label of an export that is called %s", name, v)
 		}
 	}
 }
