@@ -23,7 +23,7 @@ import (
 
 // patience is how long a look at the files may take that handshakes wait for. They
 // have a bound of their own, which is longer.
-const patience = time.Second
+const patience = 5 * time.Second
 
 // Options say what is asked of clients. The zero value lets all of them in.
 type Options struct {

@@ -13,7 +13,7 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/certificates/certificatestest"
 )
 
-// TestHangingStorage has the storage not answer: one handshake waits a second for it,
+// TestHangingStorage has the storage not answer: one handshake waits for it for a while,
 // the others not at all, and nobody looks a second time. When it answers again, what
 // has changed meanwhile is used.
 func TestHangingStorage(t *testing.T) {
