@@ -53,8 +53,12 @@ func (r *Reconciler) objectsOf(ctx context.Context, e *v1alpha1.NBDExport) map[s
 
 // lookAt asks the API server for an object. An error that passes isn't returned,
 // since it must not keep the export from what else it needs, nor is it told in
-// its own words, which may be others each time.
+// its own words, which may be others each time. Secrets, which have no conditions, aren't
+// asked for, although the operator may get them: not for whoever may create an export.
 func (r *Reconciler) lookAt(ctx context.Context, namespace string, c v1alpha1.ObjectCondition) looked {
+	if c.APIVersion == "v1" && c.Kind == "Secret" {
+		return looked{trouble: "a Secret has no conditions, and isn't read for that: name an object of another kind"}
+	}
 	obj := &unstructured.Unstructured{}
 	obj.SetGroupVersionKind(schema.FromAPIVersionAndKind(c.APIVersion, c.Kind))
 	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: c.Name}, obj)

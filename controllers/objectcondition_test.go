@@ -61,6 +61,15 @@ func TestLookAt(t *testing.T) {
 	}
 }
 
+// TestLookAtSecret: no Secret is asked for, whoever would like to know about it.
+func TestLookAtSecret(t *testing.T) {
+	r := &Reconciler{} // which can ask nobody
+	got := r.lookAt(context.Background(), "vms", v1alpha1.ObjectCondition{APIVersion: "v1", Kind: "Secret", Name: "x", Condition: "Ready", Status: "True"})
+	if got.met || !strings.Contains(got.trouble, "a Secret has no conditions") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestObjectCondition decides upon what was seen of an object.
 func TestObjectCondition(t *testing.T) {
 	look := func(l looked) *observed {
