@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -146,45 +145,6 @@ func TestSecurityNamesEveryRight(t *testing.T) {
 					}
 				}
 			}
-		}
-	}
-}
-
-// TestReasonsAreDocumented looks whether docs/nbdexport.md has every reason that a
-// status can have, and whether some test provokes it.
-func TestReasonsAreDocumented(t *testing.T) {
-	source, err := os.ReadFile(root + "/api/v1alpha1/reasons.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := os.ReadFile(root + "/docs/nbdexport.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var tests bytes.Buffer
-	for _, dir := range []string{"controllers", "test/controller", "test/e2e"} {
-		files, err := filepath.Glob(filepath.Join(root, dir, "*_test.go"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, file := range files {
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			tests.Write(text)
-		}
-	}
-	found := regexp.MustCompile(`(?m)^\t(Reason\w+) = "(\w+)"`).FindAllStringSubmatch(string(source), -1)
-	if len(found) < 40 {
-		t.Fatalf("%d reasons", len(found))
-	}
-	for _, m := range found {
-		if !bytes.Contains(doc, []byte("`"+m[2]+"`")) {
-			t.Errorf("docs/nbdexport.md doesn't have %s", m[2])
-		}
-		if !regexp.MustCompile(`\b(` + m[1] + `|` + m[2] + `)\b`).Match(tests.Bytes()) {
-			t.Errorf("no test has %s", m[2])
 		}
 	}
 }

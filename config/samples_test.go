@@ -12,7 +12,8 @@ import (
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
-// TestSamplesHaveEveryCondition looks for a sample of each kind of exit condition.
+// TestSamplesHaveEveryCondition looks for a sample of each kind of exit condition, and
+// whether all of them but one have TLS.
 func TestSamplesHaveEveryCondition(t *testing.T) {
 	files, err := filepath.Glob("samples/*.yaml")
 	if err != nil {
@@ -25,10 +26,16 @@ func TestSamplesHaveEveryCondition(t *testing.T) {
 			t.Fatal(err)
 		}
 		var sample struct {
-			Spec struct{ ExitWhen []map[string]any }
+			Spec struct {
+				ExitWhen []map[string]any
+				TLS      struct{ Mode string }
+			}
 		}
 		if err := yaml.Unmarshal(text, &sample); err != nil {
 			t.Fatalf("%s: %v", file, err)
+		}
+		if clear := sample.Spec.TLS.Mode == string(v1alpha1.TLSDisabled); clear != (filepath.Base(file) == "no-tls.yaml") {
+			t.Errorf("%s is served in the clear: %v", file, clear)
 		}
 		for _, c := range sample.Spec.ExitWhen {
 			for kind := range c {

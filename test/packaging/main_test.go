@@ -43,7 +43,11 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	c := &cluster{T: t, env: &envtest.Environment{BinaryAssetsDirectory: assets}}
+	c := &cluster{T: t, env: &envtest.Environment{
+		BinaryAssetsDirectory: assets,
+		// It is not the speed of the machine that is tested.
+		ControlPlaneStartTimeout: 2 * time.Minute,
+	}}
 	if _, err := c.env.Start(); err != nil {
 		t.Fatalf("can't start the API server from %s: %v", assets, err)
 	}
