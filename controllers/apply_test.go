@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -96,13 +97,13 @@ func TestPodNotMade(t *testing.T) {
 				t.Error("the error is lost")
 			}
 			e := o.export
-			e.Status = statusOf(e, p)
-			ready := conditionOf(e.Status, v1alpha1.ConditionReady)
+			e.Status = ptr.To(statusOf(e, p))
+			ready := conditionOf(e.GetStatus(), v1alpha1.ConditionReady)
 			if got := string(ready.Status) + " " + ready.Reason; got != c.ready || !strings.Contains(ready.Message, c.words) {
 				t.Errorf("Ready is %s: %s", got, ready.Message)
 			}
-			if c.err != nil && (strings.Contains(ready.Message, "being made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != "") {
-				t.Errorf("pod %q: %s", e.Status.PodName, ready.Message)
+			if c.err != nil && (strings.Contains(ready.Message, "being made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != nil) {
+				t.Errorf("pod %q: %s", ptr.Deref(e.Status.PodName, ""), ready.Message)
 			}
 		})
 	}
@@ -150,15 +151,15 @@ func TestPodNeeds(t *testing.T) {
 func TestOverruled(t *testing.T) {
 	e := scene().export
 	p := plan{say: append(underWay(v1alpha1.ReasonStarting, "x"), blocked(finding{v1alpha1.ReasonPodRejected, "y"})...)}
-	e.Status = statusOf(e, p)
+	e.Status = ptr.To(statusOf(e, p))
 	long := metav1.NewTime(noon.Add(-time.Hour))
 	for i := range e.Status.Conditions {
 		e.Status.Conditions[i].LastTransitionTime = long
 	}
-	if again := statusOf(e, p); !equality.Semantic.DeepEqual(again, e.Status) {
+	if again := statusOf(e, p); !equality.Semantic.DeepEqual(again, e.GetStatus()) {
 		t.Errorf("%+v\nis not\n%+v", again.Conditions, e.Status.Conditions)
 	}
-	if c := conditionOf(e.Status, v1alpha1.ConditionProgressing); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonPodRejected {
+	if c := conditionOf(e.GetStatus(), v1alpha1.ConditionProgressing); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonPodRejected {
 		t.Errorf("Progressing: %+v", c)
 	}
 }

@@ -65,14 +65,14 @@ nbdexport_certificate_expiry_timestamp_seconds{kind="server"} 1.7677152e+09
 		t.Error(err)
 	}
 	// Nobody renews what an export had that has ended.
-	over := v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{UID: "1"}}
-	over.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionTrue}}
+	over := v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{UID: "1"}, Status: &v1alpha1.NBDExportStatus{
+		Conditions: []metav1.Condition{{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionTrue}}}}
 	owned := corev1.Secret{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ownerRef("1")}}, Data: map[string][]byte{"server-cert.pem": certificate(t, 1)}}
 	cache := fullCache{exports: []v1alpha1.NBDExport{over}, secrets: []corev1.Secret{owned}}
 	if n := testutil.CollectAndCount(CertificateExpiry(cache, leads())); n != 0 {
 		t.Errorf("%d series of an export that has ended", n)
 	}
-	cache.exports[0].Status.Conditions = nil
+	cache.exports[0].Status = nil
 	if n := testutil.CollectAndCount(CertificateExpiry(cache, leads())); n != 1 {
 		t.Errorf("%d series of an export that is served", n)
 	}

@@ -45,7 +45,7 @@ func TestChecksBeforePod(t *testing.T) {
 		{"claim pending", func(o *observed) { o.claims["disk"].Status.Phase = corev1.ClaimPending }, "", nil},
 		{"path of a device", func(o *observed) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
-			o.export.Spec.Volumes[0].Source.PersistentVolumeClaim.Path = "a.img"
+			o.export.Spec.Volumes[0].Source.PersistentVolumeClaim.Path = ptr.To(v1alpha1.FilePath("a.img"))
 		}, v1alpha1.ReasonInvalidVolume, []string{"volume disk", "take the path out"}},
 		{"device twice", func(o *observed) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
@@ -55,20 +55,20 @@ func TestChecksBeforePod(t *testing.T) {
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
 		}, "", nil},
 		{"file twice, once to write", func(o *observed) {
-			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "./disk.img"}}
-			o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite
+			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: ptr.To(v1alpha1.FilePath("./disk.img"))}}
+			o.export.Spec.Volumes[1].Access = ptr.To(v1alpha1.ReadWrite)
 		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "one of them is ReadWrite"}},
 		{"file twice, once to copy", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
-			o.export.Spec.Volumes[1].Access = v1alpha1.CopyOnWrite
+			o.export.Spec.Volumes[1].Access = ptr.To(v1alpha1.CopyOnWrite)
 		}, "", nil},
 		{"two files of a claim to write", func(o *observed) {
-			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "b.img"}}
-			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite, v1alpha1.ReadWrite
+			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: ptr.To(v1alpha1.FilePath("b.img"))}}
+			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = ptr.To(v1alpha1.ReadWrite), ptr.To(v1alpha1.ReadWrite)
 		}, "", nil},
-		{"exported claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("disk") },
+		{"exported claim in the template", func(o *observed) { o.export.Spec.Template = templateVolume("disk") },
 			v1alpha1.ReasonInvalidVolume, []string{"volume data of the template", "PersistentVolumeClaim disk", "out of the spec"}},
-		{"other claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("data") }, "", nil},
+		{"other claim in the template", func(o *observed) { o.export.Spec.Template = templateVolume("data") }, "", nil},
 		{"held", func(o *observed) { o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")} }, "", nil},
 		{"held on two nodes", func(o *observed) {
 			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7"), *userPod("vm-2", "node-8")}
@@ -211,7 +211,7 @@ func ranAgain(p *corev1.Pod, notReadySince time.Time) {
 		Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(notReadySince)}}
 }
 
-func templateVolume(claim string) []corev1.Volume {
-	return []corev1.Volume{{Name: "empty"}, {Name: "data", VolumeSource: corev1.VolumeSource{
-		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
+func templateVolume(claim string) *v1alpha1.PodTemplate {
+	return &v1alpha1.PodTemplate{Volumes: []corev1.Volume{{Name: "empty"}, {Name: "data", VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}}
 }

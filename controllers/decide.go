@@ -25,8 +25,8 @@ func decide(o *observed) plan {
 		return decideDeletion(o)
 	case isComplete(e):
 		return decideComplete(o)
-	case e.Status.Exit != nil:
-		return decideDrain(o, *e.Status.Exit)
+	case e.GetStatus().Exit != nil:
+		return decideDrain(o, *e.GetStatus().Exit)
 	}
 	if exit, met := podDeleted(o); met {
 		return decideDrain(o, exit)
@@ -112,13 +112,13 @@ func timeToLive(o *observed) (time.Duration, bool) {
 	if ttl == nil {
 		return 0, false
 	}
-	ended := conditionOf(o.export.Status, v1alpha1.ConditionComplete).LastTransitionTime
+	ended := conditionOf(o.export.GetStatus(), v1alpha1.ConditionComplete).LastTransitionTime
 	return ended.Add(time.Duration(*ttl) * time.Second).Sub(o.now), true
 }
 
 // decideDrain brings an export to its end that has an exit condition.
 func decideDrain(o *observed, exit v1alpha1.ExitStatus) plan {
-	recorded := o.export.Status.Exit != nil
+	recorded := o.export.GetStatus().Exit != nil
 	pod := o.podToEnd()
 	if pod == nil {
 		if !recorded && !everReady(o.export) {

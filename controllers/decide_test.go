@@ -358,7 +358,7 @@ func TestFinish(t *testing.T) {
 func TestLongCondition(t *testing.T) {
 	o := scene()
 	for i, c := range []string{"a", "b"} {
-		script := &v1alpha1.Script{Command: []string{strings.Repeat("x", 4000) + c}, TimeoutSeconds: 30}
+		script := &v1alpha1.Script{Command: []string{strings.Repeat("x", 4000) + c}, TimeoutSeconds: ptr.To[int32](30)}
 		o.export.Spec.ExitWhen[i] = v1alpha1.ExitCondition{Name: "long-" + c, Script: script}
 	}
 	flag, arg, _ := desired.ExitFlag(o.export, o.export.Spec.ExitWhen[1])
@@ -409,7 +409,7 @@ func TestConfigMapApplied(t *testing.T) {
 	if decide(o).applyConfigMap {
 		t.Error("a ConfigMap is applied that is as it has to be")
 	}
-	o.export.Spec.Limits.Connections = 3
+	o.export.Spec.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](3)}
 	if !decide(o).applyConfigMap {
 		t.Error("changed limits aren't applied")
 	}
@@ -433,7 +433,7 @@ func TestNetworkPolicyApplied(t *testing.T) {
 		"none":       {v1alpha1.NetworkPolicyNone, nil, false, false},
 	} {
 		o := scene()
-		o.export.Spec.NetworkPolicy.Mode, o.networkPolicy = c.mode, c.is
+		o.export.Spec.NetworkPolicy, o.networkPolicy = &v1alpha1.NetworkPolicy{Mode: ptr.To(c.mode)}, c.is
 		if p := decide(o); p.applyNetworkPolicy != c.apply || p.removeNetworkPolicy != c.remove {
 			t.Errorf("%s: apply %v, remove %v", name, p.applyNetworkPolicy, p.removeNetworkPolicy)
 		}
@@ -473,7 +473,7 @@ func until(o *observed, d time.Duration) {
 	later := metav1.NewTime(noon.Add(d + time.Hour))
 	o.export.Spec.ExitWhen = append(o.export.Spec.ExitWhen,
 		v1alpha1.ExitCondition{Name: "later", Deadline: &v1alpha1.Deadline{Time: &later}},
-		v1alpha1.ExitCondition{Name: "day-over", Deadline: &v1alpha1.Deadline{Seconds: 86400}})
+		v1alpha1.ExitCondition{Name: "day-over", Deadline: &v1alpha1.Deadline{Seconds: ptr.To[int32](86400)}})
 }
 
 // stuck gives the export a pod on node-7 that has not started, made at noon, and

@@ -84,7 +84,7 @@ func hasCondition(obj *unstructured.Unstructured, c v1alpha1.ObjectCondition) bo
 		return false
 	}
 	for _, item := range list {
-		if m, ok := item.(map[string]any); ok && m["type"] == c.Condition && m["status"] == string(c.Status) {
+		if m, ok := item.(map[string]any); ok && m["type"] == c.Condition && m["status"] == string(c.GetStatus()) {
 			return true
 		}
 	}
@@ -105,6 +105,6 @@ func unwatchable(o *observed) (finding, bool) {
 // to be looked at.
 func (p *plan) untilNextLook(o *observed) {
 	if len(o.objects) > 0 {
-		p.lookAgainIn(time.Duration(o.export.Spec.PollSeconds) * time.Second)
+		p.lookAgainIn(time.Duration(o.export.Spec.GetPollSeconds()) * time.Second)
 	}
 }

@@ -78,7 +78,7 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
 		return nil, err
 	}
-	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.Status.Exit != nil {
+	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.GetStatus().Exit != nil {
 		return o, nil // only the pod is left to be seen to its end
 	}
 	if o.service, err = find[corev1.Service](ctx, r, e.Namespace, name); err != nil {
@@ -203,7 +203,7 @@ func owned(e *v1alpha1.NBDExport, obj metav1.Object) bool {
 
 // isComplete tells whether the export has ended for good.
 func isComplete(e *v1alpha1.NBDExport) bool {
-	return meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionComplete)
+	return meta.IsStatusConditionTrue(e.GetStatus().Conditions, v1alpha1.ConditionComplete)
 }
 
 // claimNames are the claims of an export, each once.
@@ -220,7 +220,7 @@ func claimNames(e *v1alpha1.NBDExport) []string {
 func targetNames(e *v1alpha1.NBDExport) []string {
 	return collect(e.Spec.ExitWhen, func(c v1alpha1.ExitCondition) string {
 		if c.PodDeleted != nil {
-			return c.PodDeleted.Name
+			return c.PodDeleted.GetName()
 		}
 		return ""
 	})

@@ -42,10 +42,10 @@ type trust struct {
 // asked for as long as there is no pod, which then has it mounted.
 func (r *Reconciler) trust(ctx context.Context, o *observed) (t trust, err error) {
 	e := o.export
-	if e.Status.Exit != nil {
+	if e.GetStatus().Exit != nil {
 		return t, nil
 	}
-	if ref := e.Spec.TLS.SecretRef; ref != nil && o.ownPod() == nil {
+	if ref := e.Spec.TLS.GetSecretRef(); ref != nil && o.ownPod() == nil {
 		var s corev1.Secret
 		err := r.Live.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: ref.Name}, &s)
 		if err == nil {

@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -51,9 +52,9 @@ func TestExportMoved(t *testing.T) {
 		want   bool
 	}{
 		"labels":  {func(e *v1alpha1.NBDExport) { e.Labels = map[string]string{"a": "b"} }, false},
-		"limits":  {func(e *v1alpha1.NBDExport) { e.Spec.Limits.Connections = 7 }, false},
+		"limits":  {func(e *v1alpha1.NBDExport) { e.Spec.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](7)} }, false},
 		"claim":   {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Source.PersistentVolumeClaim.ClaimName = "x" }, true},
-		"access":  {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite }, true},
+		"access":  {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = ptr.To(v1alpha1.ReadWrite) }, true},
 		"it ends": {func(e *v1alpha1.NBDExport) { e.Status.Exit = &v1alpha1.ExitStatus{} }, true},
 	} {
 		to := from.DeepCopy()

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 // RunDir is the directory that every container of an export's pod shares: the
@@ -110,7 +111,7 @@ type ObjectCondition struct {
 	// +optional
 	// +default="True"
 	// +kubebuilder:validation:Enum="True";"False";Unknown
-	Status metav1.ConditionStatus `json:"status,omitempty"`
+	Status *metav1.ConditionStatus `json:"status,omitempty"`
 }
 
 // LastClientLeft is the condition that clients have come and gone.
@@ -121,7 +122,7 @@ type LastClientLeft struct {
 	// +default=0
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
-	GraceSeconds int32 `json:"graceSeconds,omitempty"`
+	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 }
 
 // Idle is the condition that nobody is connected.
@@ -143,7 +144,7 @@ type Deadline struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=31536000
-	Seconds int32 `json:"seconds,omitempty"`
+	Seconds *int32 `json:"seconds,omitempty"`
 
 	// time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds, from 1970
 	// to 9999. One in the past has come already.
@@ -158,7 +159,7 @@ type Deadline struct {
 // At is when the deadline of an export is that was created at the given time, in
 // UTC and whole seconds.
 func (d Deadline) At(created time.Time) time.Time {
-	at := created.Add(time.Duration(d.Seconds) * time.Second)
+	at := created.Add(time.Duration(ptr.Deref(d.Seconds, 0)) * time.Second)
 	if d.Time != nil {
 		at = d.Time.Time
 	}
@@ -174,7 +175,7 @@ type PodDeleted struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
-	Name string `json:"name,omitempty"`
+	Name *string `json:"name,omitempty"`
 
 	// selector finds pods by their labels; it must not be empty. The condition is
 	// met when at least one has been seen and all of them are being deleted, are
@@ -237,5 +238,5 @@ type Script struct {
 	// +default=30
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
-	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+	TimeoutSeconds *int32 `json:"timeoutSeconds,omitempty"`
 }

@@ -11,14 +11,14 @@ type Limits struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	Connections int32 `json:"connections,omitempty"`
+	Connections *int32 `json:"connections,omitempty"`
 
 	// connectionsPerClient is the same for one IP address: 1 to 65535, without a
 	// limit by default.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	ConnectionsPerClient int32 `json:"connectionsPerClient,omitempty"`
+	ConnectionsPerClient *int32 `json:"connectionsPerClient,omitempty"`
 
 	// bytesPerSecond is how much all clients together may read, and how much they
 	// may write: a whole number above zero, at most 1Pi, such as 100Mi; without

@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
@@ -12,7 +14,7 @@ import (
 // (MAX_ARG_STRLEN).
 func TestLongestScript(t *testing.T) {
 	word := strings.Repeat("\x01", 4096)
-	script := &v1alpha1.Script{Command: []string{word, word, word, word}, TimeoutSeconds: 3600}
+	script := &v1alpha1.Script{Command: []string{word, word, word, word}, TimeoutSeconds: ptr.To[int32](3600)}
 	flag, arg, _ := ExitFlag(&v1alpha1.NBDExport{}, v1alpha1.ExitCondition{Script: script})
 	if n := len("--exit-when-") + len(flag) + len("=") + len(arg) + 1; n > 128<<10 {
 		t.Errorf("%d bytes", n)

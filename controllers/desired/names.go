@@ -94,7 +94,7 @@ func URI(e *v1alpha1.NBDExport, volume string) string {
 		scheme = "nbds"
 	}
 	host := fmt.Sprintf("%s.%s.svc", ChildName(e.Name), e.Namespace)
-	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.Port))) + "/" + volume
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.GetPort()))) + "/" + volume
 }
 
 // owner makes the export the controlling owner of an object. It doesn't block

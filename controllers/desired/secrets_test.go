@@ -23,7 +23,6 @@ func TestServerNames(t *testing.T) {
 	for _, name := range []string{"a", strings.Repeat("x", 253), strings.Repeat("x.", 126) + "x"} {
 		e := &v1alpha1.NBDExport{}
 		e.Name, e.Namespace, e.UID = name, strings.Repeat("n", 63), "11111111-2222-3333-4444-555555555555"
-		e.Spec.Service.Port = v1alpha1.DefaultPort
 		c := ServerCredential(e, []string{"10.0.0.1", "fd00::1", "None"})
 		s, err := c.Issue(a, now)
 		if err != nil {
