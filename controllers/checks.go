@@ -96,7 +96,7 @@ func claimNotFound(o *observed) (finding, bool) {
 func claimDeleting(o *observed) (finding, bool) {
 	for _, name := range claimNames(o.export) {
 		if c := o.claims[name]; c != nil && !c.DeletionTimestamp.IsZero() {
-			return found(v1alpha1.ReasonClaimDeleting, "the PersistentVolumeClaim %s is being deleted: no new pod may use it", name)
+			return found(v1alpha1.ReasonClaimDeleting, "the PersistentVolumeClaim %s is being deleted, and no new pod may use it: create it anew when it is gone, the export then starts", name)
 		}
 	}
 	return finding{}, false

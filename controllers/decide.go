@@ -170,10 +170,8 @@ func decideService(o *observed) plan {
 	if f, found := firstOf(nameChecks, o); found {
 		p.say = append(p.say, blocked(f)...)
 		p.releasePod, p.again = leftover(o)
-		if _, isPod := podNameTaken(o); !isPod {
-			// The cache hasn't what isn't ours: nobody tells when it is gone.
-			p.lookAgainIn(refusedDelay)
-		}
+		// Nobody tells when what isn't ours is gone.
+		p.lookAgainIn(refusedDelay)
 		return p
 	}
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
@@ -239,6 +237,10 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 	f, _ := firstOf(podChecks, o)
 	if f.reason == v1alpha1.ReasonServing {
 		p.say = append(p.say, ready(f.message)...)
+		if companionsOnly(o) {
+			// Of a node that is lost from now on nobody tells: the pod isn't ready already.
+			p.lookAgainIn(nodeDelay)
+		}
 	} else {
 		p.say = append(p.say, stopped(f)...)
 		if left := warmUp(o); left > 0 {

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -146,7 +147,17 @@ func find[T any, P interface {
 	return nil, nil
 }
 
-// usersOf lists the pods that use a claim, without the export's own.
+// byName puts what a cache lists, which is in another order each time, into the same one:
+// a message that names the first of several must not change from one look to the next,
+// since each new status has the export looked at again.
+func byName[T any, P interface {
+	*T
+	client.Object
+}](a, b T) int {
+	return cmp.Compare(P(&a).GetName(), P(&b).GetName())
+}
+
+// usersOf lists the pods that use a claim, without the export's own, by name.
 func (r *Reconciler) usersOf(ctx context.Context, e *v1alpha1.NBDExport, claim string) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	err := r.List(ctx, &pods, client.InNamespace(e.Namespace), client.MatchingFields{indexClaim: claim})
@@ -159,6 +170,7 @@ func (r *Reconciler) usersOf(ctx context.Context, e *v1alpha1.NBDExport, claim s
 			out = append(out, pods.Items[i])
 		}
 	}
+	slices.SortFunc(out, byName)
 	return out, nil
 }
 

@@ -90,11 +90,12 @@ func unrecorded(o *observed) []v1alpha1.WatchedPod {
 	return all
 }
 
-// target reads a pod that podDeleted conditions name; nil if it doesn't exist. That
-// it was replaced must not be concluded from a cache that is behind the record.
+// target reads a pod that podDeleted conditions name; nil if it doesn't exist. The cache
+// is only believed that the pod on record is there still: it may have the one before,
+// which is on its way out, when its successor has been there for a moment.
 func (r *Reconciler) target(ctx context.Context, e *v1alpha1.NBDExport, name string) (*corev1.Pod, error) {
 	pod, err := find[corev1.Pod](ctx, r, e.Namespace, name)
-	if err != nil || pod == nil || recordedAs(e, pod) {
+	if err != nil || pod == nil || recordedAs(e, pod) && !podGone(pod, "") {
 		return pod, err
 	}
 	var live corev1.Pod
@@ -105,14 +106,13 @@ func (r *Reconciler) target(ctx context.Context, e *v1alpha1.NBDExport, name str
 	return &live, err
 }
 
-// recordedAs tells whether every condition that names a pod means this one, as far
-// as the record goes.
+// recordedAs tells whether every condition that names a pod has this one on record.
 func recordedAs(e *v1alpha1.NBDExport, pod *corev1.Pod) bool {
 	for _, c := range e.Spec.ExitWhen {
 		if c.PodDeleted == nil || c.PodDeleted.GetName() != pod.Name {
 			continue
 		}
-		if uid := recordedUID(e, c); uid != "" && uid != pod.UID {
+		if recordedUID(e, c) != pod.UID {
 			return false
 		}
 	}

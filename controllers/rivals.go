@@ -107,6 +107,7 @@ func (r *Reconciler) othersOf(ctx context.Context, e *v1alpha1.NBDExport) ([]v1a
 		if err != nil {
 			return nil, err
 		}
+		slices.SortFunc(list.Items, byName)
 		for i := range list.Items {
 			if uid := list.Items[i].UID; !seen[uid] {
 				seen[uid] = true

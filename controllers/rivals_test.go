@@ -111,6 +111,31 @@ func TestUsedByAnotherExport(t *testing.T) {
 	}
 }
 
+// TestClaimMovedOn has another export take another claim: as long as its pod drains that was
+// made for this one, no second pod has it. The other export isn't found by the claim then.
+func TestClaimMovedOn(t *testing.T) {
+	other := another("other", v1alpha1.ReadWrite, noon)
+	for name, c := range map[string]struct {
+		pod  func(*corev1.Pod)
+		want podAction
+	}{
+		"runs":             {func(*corev1.Pod) {}, podKeep},
+		"drains":           {deleted, podKeep},
+		"deleted by force": {func(p *corev1.Pod) { deleted(p); p.DeletionGracePeriodSeconds = new(int64) }, podKeep},
+		"its node is gone": {func(p *corev1.Pod) { deleted(p); p.Spec.NodeName = "gone" }, podKeep},
+		"has ended":        {func(p *corev1.Pod) { deleted(p); over(p, 0, "") }, podCreate},
+		"was never on one": {func(p *corev1.Pod) { deleted(p); p.Spec.NodeName = "" }, podCreate},
+	} {
+		o := scene()
+		pod := podOf(other, "node-7")
+		c.pod(pod)
+		o.users["disk"] = []corev1.Pod{*pod}
+		if p := decide(o); p.pod != c.want {
+			t.Errorf("%s: %v: %+v", name, p.pod, p.say)
+		}
+	}
+}
+
 func complete(_, e *v1alpha1.NBDExport) {
 	e.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionComplete, Status: metav1.ConditionTrue}}
 }

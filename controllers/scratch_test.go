@@ -96,12 +96,12 @@ func TestScratchLost(t *testing.T) {
 			wasServing(o)
 			deleted(withPod(o))
 			o.pod.DeletionGracePeriodSeconds = ptr.To[int64](0)
-		}, again: 75 * time.Second, ready: "False Draining", complete: "False NotEnded"},
+		}, again: 75*time.Second + overdueMargin, ready: "False Draining", complete: "False NotEnded"},
 		{name: "deleted by force a while ago", scene: func(o *observed) {
 			wasServing(o)
 			deleted(withPod(o))
 			o.pod.DeletionGracePeriodSeconds = ptr.To[int64](0)
-			o.now = noon.Add(75 * time.Second)
+			o.now = noon.Add(75*time.Second + overdueMargin)
 		}, ready: "False Completed", complete: "True ScratchLost"},
 		{name: "node lost", scene: func(o *observed) {
 			wasServing(o)

@@ -4,11 +4,13 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
@@ -62,5 +64,20 @@ func TestExportMoved(t *testing.T) {
 		if got := exportMoved().Update(event.UpdateEvent{ObjectOld: from, ObjectNew: to}); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
+	}
+}
+
+// TestRetries fails for hours.
+func TestRetries(t *testing.T) {
+	limiter := retries()
+	var e reconcile.Request
+	if first := limiter.When(e); first > time.Second {
+		t.Errorf("the first after %v", first)
+	}
+	for range 1000 {
+		limiter.When(e)
+	}
+	if last := limiter.When(e); last != refusedDelay {
+		t.Errorf("the last after %v", last)
 	}
 }
