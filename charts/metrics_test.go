@@ -130,7 +130,7 @@ func (exports) List(_ context.Context, list client.ObjectList, _ ...client.ListO
 	all, ok := list.(*v1alpha1.NBDExportList)
 	for _, reason := range []string{v1alpha1.ReasonDraining, v1alpha1.ReasonDeleting} {
 		if ok {
-			all.Items = append(all.Items, v1alpha1.NBDExport{Status: v1alpha1.NBDExportStatus{Conditions: []metav1.Condition{
+			all.Items = append(all.Items, v1alpha1.NBDExport{Status: &v1alpha1.NBDExportStatus{Conditions: []metav1.Condition{
 				{Type: v1alpha1.ConditionReady, Status: metav1.ConditionFalse, Reason: reason}}}})
 		}
 	}

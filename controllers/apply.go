@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -67,7 +68,12 @@ func (r *Reconciler) apply(ctx context.Context, o *observed, p *plan) error {
 func (r *Reconciler) applyService(ctx context.Context, o *observed, p *plan) error {
 	service := desired.Service(o.export)
 	err := r.applyOwn(ctx, service, o.service != nil)
-	o.trust.addresses = service.Spec.ClusterIPs
+	switch {
+	case err == nil:
+		o.trust.addresses = service.Spec.ClusterIPs
+	case o.service == nil:
+		p.unreachable()
+	}
 	return p.needed("the Service", err)
 }
 
@@ -123,10 +129,13 @@ func (r *Reconciler) createPod(ctx context.Context, o *observed, p *plan) error 
 	return p.refused("the pod", err)
 }
 
-// notMade takes back what a plan says about the pod that it makes. The text is
-// always the same: one with the error in it might be another one at each try, and
-// each new status has the export looked at again.
+// notMade takes back what a plan says about the pod that it makes, if it makes one. The
+// text is always the same: one with the error in it might be another one at each try,
+// and each new status has the export looked at again.
 func (p *plan) notMade() {
+	if p.pod != podCreate {
+		return
+	}
 	p.pod, p.named = podKeep, false
 	for i := range p.say {
 		if p.say[i].reason == v1alpha1.ReasonStarting {
@@ -152,9 +161,18 @@ func (p *plan) refused(what string, err error) error {
 	return err
 }
 
+// unreachable takes back that clients can connect, where the Service is missing and
+// couldn't be made.
+func (p *plan) unreachable() {
+	if slices.ContainsFunc(p.say, func(v verdict) bool { return v.kind == v1alpha1.ConditionReady && v.is }) {
+		p.say = append(p.say, blocked(finding{v1alpha1.ReasonServiceMissing,
+			"the Service is gone, and the API server hasn't taken a new one yet: this is tried again, and the operator's log says what the trouble is"})...)
+	}
+}
+
 // needed is refused for what the pod needs: as long as it isn't there, none is made.
 func (p *plan) needed(what string, err error) error {
-	if err != nil && p.pod == podCreate {
+	if err != nil {
 		p.notMade()
 	}
 	return p.refused(what, err)

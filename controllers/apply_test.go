@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"net/http"
 	"slices"
@@ -15,9 +16,11 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
 func TestRefused(t *testing.T) {
@@ -96,13 +99,13 @@ func TestPodNotMade(t *testing.T) {
 				t.Error("the error is lost")
 			}
 			e := o.export
-			e.Status = statusOf(e, p)
-			ready := conditionOf(e.Status, v1alpha1.ConditionReady)
+			e.Status = ptr.To(statusOf(e, p))
+			ready := conditionOf(e.GetStatus(), v1alpha1.ConditionReady)
 			if got := string(ready.Status) + " " + ready.Reason; got != c.ready || !strings.Contains(ready.Message, c.words) {
 				t.Errorf("Ready is %s: %s", got, ready.Message)
 			}
-			if c.err != nil && (strings.Contains(ready.Message, "being made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != "") {
-				t.Errorf("pod %q: %s", e.Status.PodName, ready.Message)
+			if c.err != nil && (strings.Contains(ready.Message, "being made") || strings.Contains(ready.Message, "40001") || e.Status.PodName != nil) {
+				t.Errorf("pod %q: %s", ptr.Deref(e.Status.PodName, ""), ready.Message)
 			}
 		})
 	}
@@ -112,7 +115,22 @@ func TestPodNotMade(t *testing.T) {
 type without struct {
 	client.Client
 	kind string
+	err  error
 	made *[]string
+}
+
+func (w without) Create(_ context.Context, obj client.Object, _ ...client.CreateOption) error {
+	if _, secret := obj.(*corev1.Secret); secret && w.kind == "Secret" {
+		return w.err
+	}
+	return nil
+}
+
+func (w without) Delete(_ context.Context, obj client.Object, _ ...client.DeleteOption) error {
+	if _, pod := obj.(*corev1.Pod); pod {
+		*w.made = append(*w.made, "no Pod")
+	}
+	return nil
 }
 
 func (w without) Patch(context.Context, client.Object, client.Patch, ...client.PatchOption) error {
@@ -122,7 +140,7 @@ func (w without) Patch(context.Context, client.Object, client.Patch, ...client.P
 func (w without) Apply(_ context.Context, obj runtime.ApplyConfiguration, _ ...client.ApplyOption) error {
 	kind := *obj.(interface{ GetKind() *string }).GetKind()
 	if kind == w.kind {
-		return apierrors.NewInternalError(errors.New("range is full"))
+		return w.err
 	}
 	*w.made = append(*w.made, kind)
 	return nil
@@ -135,7 +153,7 @@ func TestPodNeeds(t *testing.T) {
 		o.export.Spec.Volumes, o.export.Spec.ExitWhen = o.export.Spec.Volumes[1:], nil // the memory volume
 		p := decide(o)
 		var made []string
-		err := (&Reconciler{Client: without{kind: kind, made: &made}}).apply(context.Background(), o, &p)
+		err := (&Reconciler{Client: without{kind: kind, err: apierrors.NewInternalError(errors.New("range is full")), made: &made}}).apply(context.Background(), o, &p)
 		if got := slices.Contains(made, "Pod"); got != (kind == "none") || (err == nil) != (kind == "none") {
 			t.Errorf("%s: %v is made, error %v", kind, made, err)
 		}
@@ -145,20 +163,101 @@ func TestPodNeeds(t *testing.T) {
 	}
 }
 
+// TestServiceGone has a server run whose Service is gone, and can't be made again.
+func TestServiceGone(t *testing.T) {
+	for name, c := range map[string]struct {
+		scene  func(*observed)
+		kind   string
+		failed error
+		want   string
+	}{
+		"made again":    {func(*observed) {}, "none", nil, "True Serving"},
+		"not taken":     {func(*observed) {}, "Service", apierrors.NewInternalError(errors.New("range is full")), "False ServiceMissing"},
+		"refused":       {func(*observed) {}, "Service", apierrors.NewForbidden(schema.GroupResource{}, "x", errors.New("quota")), "False PodRejected"},
+		"not ready yet": {func(o *observed) { o.pod.Status.Conditions = nil }, "Service", apierrors.NewInternalError(errors.New("no")), "False NotReady"},
+		"there, but not corrected": {func(o *observed) {
+			o.service = &corev1.Service{ObjectMeta: metav1.ObjectMeta{OwnerReferences: []metav1.OwnerReference{ownerRef("1")}}}
+		}, "Service", apierrors.NewInternalError(errors.New("no")), "True Serving"},
+		"the ConfigMap not taken": {func(*observed) {}, "ConfigMap", apierrors.NewInternalError(errors.New("no")), "True Serving"},
+	} {
+		o := scene()
+		runs(withPod(o))
+		c.scene(o)
+		p := decide(o)
+		r := &Reconciler{Client: without{kind: c.kind, err: c.failed, made: new([]string)}}
+		_ = r.apply(context.Background(), o, &p)
+		if got, message := said(p, v1alpha1.ConditionReady); got != c.want {
+			t.Errorf("%s: Ready is %s: %s", name, got, message)
+		}
+	}
+}
+
+// TestDrainsAllTheSame has a pod removed although what is made beside it isn't taken.
+func TestDrainsAllTheSame(t *testing.T) {
+	for _, conflict := range []bool{false, true} {
+		o := scene()
+		o.export.Spec.TLS.Mode = ptr.To(v1alpha1.TLSRequired)
+		runs(withPod(o))
+		edit(o, func(s *v1alpha1.NBDExportSpec) { s.PollSeconds = ptr.To[int32](7) })
+		o.service = ownService(t, o.export)
+		o.trust.addresses = o.service.Spec.ClusterIPs
+		p := decide(o)
+		if p.applyService || !p.certify || p.pod != podRemove {
+			t.Fatalf("%+v", p)
+		}
+		var made []string
+		err := apierrors.NewInternalError(errors.New("no Secrets"))
+		if conflict {
+			err = apierrors.NewConflict(schema.GroupResource{}, "x", errors.New("changed"))
+		}
+		_ = (&Reconciler{Client: without{kind: "Secret", err: err, made: &made}}).apply(context.Background(), o, &p)
+		if got, message := said(p, v1alpha1.ConditionReady); !slices.Contains(made, "no Pod") || got != "False "+v1alpha1.ReasonUpdating {
+			t.Errorf("conflict %v: %v, %s: %s", conflict, made, got, message)
+		}
+	}
+}
+
+// TestAddressesStay renews certificates also while the Service can't be corrected.
+func TestAddressesStay(t *testing.T) {
+	o := scene()
+	o.service = ownService(t, o.export)
+	o.trust.addresses = o.service.Spec.ClusterIPs
+	p := decide(o)
+	_ = (&Reconciler{Client: without{kind: "Service", err: apierrors.NewBadRequest("no"), made: new([]string)}}).applyService(context.Background(), o, &p)
+	if len(o.trust.addresses) != 1 {
+		t.Errorf("addresses %v", o.trust.addresses)
+	}
+}
+
+// ownService is the Service of an export with an address.
+func ownService(t *testing.T, e *v1alpha1.NBDExport) *corev1.Service {
+	t.Helper()
+	b, err := json.Marshal(desired.Service(e))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &corev1.Service{}
+	if err := json.Unmarshal(b, s); err != nil {
+		t.Fatal(err)
+	}
+	s.Spec.ClusterIPs = []string{"10.0.0.1"}
+	return s
+}
+
 // TestOverruled writes a verdict that overrules an earlier one over itself: nothing
 // changes, and so no transition is recorded.
 func TestOverruled(t *testing.T) {
 	e := scene().export
 	p := plan{say: append(underWay(v1alpha1.ReasonStarting, "x"), blocked(finding{v1alpha1.ReasonPodRejected, "y"})...)}
-	e.Status = statusOf(e, p)
+	e.Status = ptr.To(statusOf(e, p))
 	long := metav1.NewTime(noon.Add(-time.Hour))
 	for i := range e.Status.Conditions {
 		e.Status.Conditions[i].LastTransitionTime = long
 	}
-	if again := statusOf(e, p); !equality.Semantic.DeepEqual(again, e.Status) {
+	if again := statusOf(e, p); !equality.Semantic.DeepEqual(again, e.GetStatus()) {
 		t.Errorf("%+v\nis not\n%+v", again.Conditions, e.Status.Conditions)
 	}
-	if c := conditionOf(e.Status, v1alpha1.ConditionProgressing); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonPodRejected {
+	if c := conditionOf(e.GetStatus(), v1alpha1.ConditionProgressing); c.Status != metav1.ConditionFalse || c.Reason != v1alpha1.ReasonPodRejected {
 		t.Errorf("Progressing: %+v", c)
 	}
 }

@@ -30,7 +30,7 @@ func (r *Reconciler) certify(ctx context.Context, o *observed, p *plan) error {
 		err = r.keepCredential(ctx, o, ca, desired.ClientCredential(o.export), o.trust.client)
 	}
 	switch {
-	case apierrors.IsConflict(err):
+	case apierrors.IsConflict(err) && p.pod == podCreate:
 		p.pod = podKeep // it is made in a moment
 	case err != nil:
 		p.notMade()

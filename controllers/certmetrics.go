@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,19 +29,29 @@ var certificateKinds = map[string]string{"ca-cert.pem": "ca", "server-cert.pem":
 type certificateExpiry struct {
 	cache   client.Reader
 	leading <-chan struct{}
+
+	mu sync.Mutex
+	// parsed are the Secrets of the last time.
+	parsed map[types.UID]parsedSecret
+}
+
+// parsedSecret is what was found in a version of a Secret.
+type parsedSecret struct {
+	version string
+	expiry  map[string]time.Time // by kind
 }
 
 // CertificateExpiry collects when certificates expire that are in Secrets of a cache, which must
 // have the operator's own only, but for those of exports that have ended. As with NewMetrics it is the leader who tells.
 func CertificateExpiry(cache client.Reader, leading <-chan struct{}) prometheus.Collector {
-	return certificateExpiry{cache, leading}
+	return &certificateExpiry{cache: cache, leading: leading}
 }
 
 // Describe implements prometheus.Collector.
-func (c certificateExpiry) Describe(ch chan<- *prometheus.Desc) { ch <- descCertificateExpiry }
+func (c *certificateExpiry) Describe(ch chan<- *prometheus.Desc) { ch <- descCertificateExpiry }
 
 // Collect implements prometheus.Collector.
-func (c certificateExpiry) Collect(ch chan<- prometheus.Metric) {
+func (c *certificateExpiry) Collect(ch chan<- prometheus.Metric) {
 	select {
 	case <-c.leading:
 	default:
@@ -58,14 +69,14 @@ func (c certificateExpiry) Collect(ch chan<- prometheus.Metric) {
 		ctrl.Log.Error(err, "can't look at the exports for the metrics of certificates")
 		return
 	}
-	for kind, at := range earliest(slices.DeleteFunc(list.Items, ended)) {
+	for kind, at := range c.earliest(slices.DeleteFunc(list.Items, ended)) {
 		ch <- prometheus.MustNewConstMetric(descCertificateExpiry, prometheus.GaugeValue, float64(at.Unix()), kind)
 	}
 }
 
 // ended tells of Secrets whether their export has ended: those nobody renews, nor
 // needs.
-func (c certificateExpiry) ended(ctx context.Context) (func(corev1.Secret) bool, error) {
+func (c *certificateExpiry) ended(ctx context.Context) (func(corev1.Secret) bool, error) {
 	var list v1alpha1.NBDExportList
 	if err := c.cache.List(ctx, &list, client.UnsafeDisableDeepCopy); err != nil {
 		return nil, err
@@ -80,15 +91,36 @@ func (c certificateExpiry) ended(ctx context.Context) (func(corev1.Secret) bool,
 	}, nil
 }
 
-// earliest finds when the first certificate of each kind expires.
-func earliest(secrets []corev1.Secret) map[string]time.Time {
-	out := map[string]time.Time{}
+// earliest finds when the first certificate of each kind expires. It parses only those
+// Secrets that have changed since the last time: thousands would take longer than the
+// rest of the page.
+func (c *certificateExpiry) earliest(secrets []corev1.Secret) map[string]time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out, parsed := map[string]time.Time{}, make(map[types.UID]parsedSecret, len(secrets))
 	for i := range secrets {
-		for key, kind := range certificateKinds {
-			at, ok := expiry(secrets[i].Data[key])
-			if first, known := out[kind]; ok && (!known || at.Before(first)) {
+		s := &secrets[i]
+		p, known := c.parsed[s.UID]
+		if !known || p.version != s.ResourceVersion {
+			p = parsedSecret{s.ResourceVersion, expiries(s)}
+		}
+		parsed[s.UID] = p
+		for kind, at := range p.expiry {
+			if first, known := out[kind]; !known || at.Before(first) {
 				out[kind] = at
 			}
+		}
+	}
+	c.parsed = parsed
+	return out
+}
+
+// expiries is when the certificates in a Secret expire, by kind.
+func expiries(s *corev1.Secret) map[string]time.Time {
+	out := map[string]time.Time{}
+	for key, kind := range certificateKinds {
+		if at, ok := expiry(s.Data[key]); ok {
+			out[kind] = at
 		}
 	}
 	return out

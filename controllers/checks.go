@@ -96,7 +96,7 @@ func claimNotFound(o *observed) (finding, bool) {
 func claimDeleting(o *observed) (finding, bool) {
 	for _, name := range claimNames(o.export) {
 		if c := o.claims[name]; c != nil && !c.DeletionTimestamp.IsZero() {
-			return found(v1alpha1.ReasonClaimDeleting, "the PersistentVolumeClaim %s is being deleted: no new pod may use it", name)
+			return found(v1alpha1.ReasonClaimDeleting, "the PersistentVolumeClaim %s is being deleted, and no new pod may use it: create it anew when it is gone, the export then starts", name)
 		}
 	}
 	return finding{}, false
@@ -113,7 +113,7 @@ func claimLost(o *observed) (finding, bool) {
 
 func pathOfBlockClaim(o *observed) (finding, bool) {
 	for _, v := range o.export.Spec.Volumes {
-		if s := v.Source.PersistentVolumeClaim; s != nil && s.Path != "" && o.isBlock(s.ClaimName) {
+		if s := v.Source.PersistentVolumeClaim; s != nil && s.Path != nil && o.isBlock(s.ClaimName) {
 			return found(v1alpha1.ReasonInvalidVolume, "the volume %s has a path, but the PersistentVolumeClaim %s is a block device without files: take the path out of the spec", v.Name, s.ClaimName)
 		}
 	}
@@ -134,7 +134,7 @@ func volumeTwice(o *observed) (finding, bool) {
 			case f == nil || f.ClaimName != s.ClaimName:
 			case o.isBlock(s.ClaimName):
 				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same block device, PersistentVolumeClaim %s: take one of them out of the spec", first.Name, v.Name, s.ClaimName)
-			case path.Clean(f.File()) == path.Clean(s.File()) && (first.Access == v1alpha1.ReadWrite || v.Access == v1alpha1.ReadWrite):
+			case path.Clean(f.File()) == path.Clean(s.File()) && (first.GetAccess() == v1alpha1.ReadWrite || v.GetAccess() == v1alpha1.ReadWrite):
 				return found(v1alpha1.ReasonInvalidVolume, "the volumes %s and %s are the same file, %s of the PersistentVolumeClaim %s, and one of them is ReadWrite: take one of them out of the spec, or make none of them ReadWrite", first.Name, v.Name, s.File(), s.ClaimName)
 			}
 		}
@@ -146,7 +146,7 @@ func volumeTwice(o *observed) (finding, bool) {
 // for ever for such a one.
 func claimInTemplate(o *observed) (finding, bool) {
 	exported := append(claimNames(o.export), temporaryNames(o.export)...)
-	for _, v := range o.export.Spec.Template.Volumes {
+	for _, v := range o.export.Spec.GetTemplate().Volumes {
 		if s := v.PersistentVolumeClaim; s != nil && slices.Contains(exported, s.ClaimName) {
 			return found(v1alpha1.ReasonInvalidVolume, "the volume %s of the template is the PersistentVolumeClaim %s, which is exported, and no pod starts that has a claim twice: take this volume of the template out of the spec", v.Name, s.ClaimName)
 		}

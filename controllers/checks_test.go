@@ -45,7 +45,7 @@ func TestChecksBeforePod(t *testing.T) {
 		{"claim pending", func(o *observed) { o.claims["disk"].Status.Phase = corev1.ClaimPending }, "", nil},
 		{"path of a device", func(o *observed) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
-			o.export.Spec.Volumes[0].Source.PersistentVolumeClaim.Path = "a.img"
+			o.export.Spec.Volumes[0].Source.PersistentVolumeClaim.Path = ptr.To(v1alpha1.FilePath("a.img"))
 		}, v1alpha1.ReasonInvalidVolume, []string{"volume disk", "take the path out"}},
 		{"device twice", func(o *observed) {
 			o.claims["disk"].Spec.VolumeMode = ptr.To(corev1.PersistentVolumeBlock)
@@ -55,20 +55,20 @@ func TestChecksBeforePod(t *testing.T) {
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
 		}, "", nil},
 		{"file twice, once to write", func(o *observed) {
-			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "./disk.img"}}
-			o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite
+			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: ptr.To(v1alpha1.FilePath("./disk.img"))}}
+			o.export.Spec.Volumes[1].Access = ptr.To(v1alpha1.ReadWrite)
 		}, v1alpha1.ReasonInvalidVolume, []string{"volumes disk and scratch", "disk.img", "one of them is ReadWrite"}},
 		{"file twice, once to copy", func(o *observed) {
 			o.export.Spec.Volumes[1].Source = o.export.Spec.Volumes[0].Source
-			o.export.Spec.Volumes[1].Access = v1alpha1.CopyOnWrite
+			o.export.Spec.Volumes[1].Access = ptr.To(v1alpha1.CopyOnWrite)
 		}, "", nil},
 		{"two files of a claim to write", func(o *observed) {
-			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: "b.img"}}
-			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = v1alpha1.ReadWrite, v1alpha1.ReadWrite
+			o.export.Spec.Volumes[1].Source = v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk", Path: ptr.To(v1alpha1.FilePath("b.img"))}}
+			o.export.Spec.Volumes[0].Access, o.export.Spec.Volumes[1].Access = ptr.To(v1alpha1.ReadWrite), ptr.To(v1alpha1.ReadWrite)
 		}, "", nil},
-		{"exported claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("disk") },
+		{"exported claim in the template", func(o *observed) { o.export.Spec.Template = templateVolume("disk") },
 			v1alpha1.ReasonInvalidVolume, []string{"volume data of the template", "PersistentVolumeClaim disk", "out of the spec"}},
-		{"other claim in the template", func(o *observed) { o.export.Spec.Template.Volumes = templateVolume("data") }, "", nil},
+		{"other claim in the template", func(o *observed) { o.export.Spec.Template = templateVolume("data") }, "", nil},
 		{"held", func(o *observed) { o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")} }, "", nil},
 		{"held on two nodes", func(o *observed) {
 			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7"), *userPod("vm-2", "node-8")}
@@ -169,6 +169,42 @@ func TestPodChecks(t *testing.T) {
 		{"signalled, others still end", func(_ *observed, p *corev1.Pod) {
 			server(p, terminated(0, reportOf(t, "signal=SIGTERM", 0)))
 		}, v1alpha1.ReasonDraining, nil},
+		{"image of the server", func(_ *observed, p *corev1.Pod) { server(p, waiting("ErrImagePull", "denied")) },
+			v1alpha1.ReasonImagePullFailed, []string{"container nbdserver", "node-7", "--server-image"}},
+		{"image of an extra container, what to do", func(_ *observed, p *corev1.Pod) {
+			companion(p, waiting("ErrImagePull", "denied"))
+			server(p, waiting("PodInitializing", ""))
+		}, v1alpha1.ReasonImagePullFailed, []string{"container companion", "spec.template.containers"}},
+		{"extra container not created, what to do", func(_ *observed, p *corev1.Pod) {
+			companion(p, waiting("CreateContainerConfigError", "secret not found"))
+			server(p, waiting("PodInitializing", ""))
+		}, v1alpha1.ReasonContainerFailed, []string{"container companion", "secret not found", "spec.template.containers"}},
+		{"image of the server, extra container in a crash loop", func(_ *observed, p *corev1.Pod) {
+			companion(p, waiting("CrashLoopBackOff", ""))
+			server(p, waiting("ImagePullBackOff", "not found"))
+		}, v1alpha1.ReasonImagePullFailed, []string{"container nbdserver"}},
+		{"crash loop, and the image of an extra container", func(_ *observed, p *corev1.Pod) {
+			companion(p, waiting("ImagePullBackOff", "not found"))
+			s := waiting("CrashLoopBackOff", "")
+			s.LastTerminationState = terminated(1, "nbdserver: no such file").State
+			server(p, s)
+		}, v1alpha1.ReasonServerFailed, []string{"no such file"}},
+		{"not ready, and an extra container in a crash loop", func(_ *observed, p *corev1.Pod) {
+			runs(p)
+			p.Status.ContainerStatuses[0].Ready, p.Status.Conditions[0].Status = false, corev1.ConditionFalse
+			companion(p, waiting("CrashLoopBackOff", ""))
+		}, v1alpha1.ReasonNotReady, nil},
+		{"ready but for an extra container", func(o *observed, p *corev1.Pod) { unreadyCompanion(o, terminated(2, "usage")) },
+			v1alpha1.ReasonServing, []string{"clients can connect"}},
+		{"ready but for an extra container in a crash loop", func(o *observed, p *corev1.Pod) {
+			s := waiting("CrashLoopBackOff", "")
+			s.LastTerminationState = terminated(2, "usage").State
+			unreadyCompanion(o, s)
+		}, v1alpha1.ReasonServing, []string{"clients can connect, but the container companion keeps ending", "spec.template.containers", "exit code 2: usage"}},
+		{"ready but for an extra container, its node is lost", func(o *observed, p *corev1.Pod) {
+			unreadyCompanion(o, terminated(2, "usage"))
+			o.node.state = nodeUnreachable
+		}, v1alpha1.ReasonNotReady, nil},
 		{"ready, extra container in a crash loop", func(_ *observed, p *corev1.Pod) {
 			s := waiting("CrashLoopBackOff", "")
 			s.Name = "companion"
@@ -186,6 +222,22 @@ func TestPodChecks(t *testing.T) {
 			expectFinding(t, f, c.want, c.words)
 		})
 	}
+}
+
+// companion gives the pod an extra container with a status.
+func companion(p *corev1.Pod, s corev1.ContainerStatus) {
+	s.Name = "companion"
+	p.Status.InitContainerStatuses = []corev1.ContainerStatus{s}
+}
+
+// unreadyCompanion has all be well with the pod but for an extra container, of which its
+// kubelet tells.
+func unreadyCompanion(o *observed, s corev1.ContainerStatus) {
+	runs(o.pod)
+	companion(o.pod, s)
+	o.pod.Status.Conditions = []corev1.PodCondition{
+		{Type: corev1.PodReady, Status: corev1.ConditionFalse}, {Type: corev1.ContainersReady, Status: corev1.ConditionFalse}}
+	o.node.state = nodeReady
 }
 
 func expectFinding(t *testing.T, f finding, reason string, words []string) {
@@ -211,7 +263,7 @@ func ranAgain(p *corev1.Pod, notReadySince time.Time) {
 		Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(notReadySince)}}
 }
 
-func templateVolume(claim string) []corev1.Volume {
-	return []corev1.Volume{{Name: "empty"}, {Name: "data", VolumeSource: corev1.VolumeSource{
-		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}
+func templateVolume(claim string) *v1alpha1.PodTemplate {
+	return &v1alpha1.PodTemplate{Volumes: []corev1.Volume{{Name: "empty"}, {Name: "data", VolumeSource: corev1.VolumeSource{
+		PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: claim}}}}}
 }

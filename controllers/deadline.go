@@ -18,7 +18,7 @@ func deadlineOver(o *observed) (v1alpha1.ExitStatus, bool) {
 	if !set || at.After(o.now) || serverRuns(o.ownPod()) {
 		return v1alpha1.ExitStatus{}, false
 	}
-	started := metav1.NewTime(at)
+	started := metav1.NewTime(o.now)
 	return v1alpha1.ExitStatus{Condition: name, Reason: v1alpha1.ExitDeadline, StartedAt: &started}, true
 }
 

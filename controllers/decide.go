@@ -25,8 +25,8 @@ func decide(o *observed) plan {
 		return decideDeletion(o)
 	case isComplete(e):
 		return decideComplete(o)
-	case e.Status.Exit != nil:
-		return decideDrain(o, *e.Status.Exit)
+	case e.GetStatus().Exit != nil:
+		return decideDrain(o, *e.GetStatus().Exit)
 	}
 	if exit, met := podDeleted(o); met {
 		return decideDrain(o, exit)
@@ -112,13 +112,13 @@ func timeToLive(o *observed) (time.Duration, bool) {
 	if ttl == nil {
 		return 0, false
 	}
-	ended := conditionOf(o.export.Status, v1alpha1.ConditionComplete).LastTransitionTime
+	ended := conditionOf(o.export.GetStatus(), v1alpha1.ConditionComplete).LastTransitionTime
 	return ended.Add(time.Duration(*ttl) * time.Second).Sub(o.now), true
 }
 
 // decideDrain brings an export to its end that has an exit condition.
 func decideDrain(o *observed, exit v1alpha1.ExitStatus) plan {
-	recorded := o.export.Status.Exit != nil
+	recorded := o.export.GetStatus().Exit != nil
 	pod := o.podToEnd()
 	if pod == nil {
 		if !recorded && !everReady(o.export) {
@@ -170,10 +170,8 @@ func decideService(o *observed) plan {
 	if f, found := firstOf(nameChecks, o); found {
 		p.say = append(p.say, blocked(f)...)
 		p.releasePod, p.again = leftover(o)
-		if _, isPod := podNameTaken(o); !isPod {
-			// The cache hasn't what isn't ours: nobody tells when it is gone.
-			p.lookAgainIn(refusedDelay)
-		}
+		// Nobody tells when what isn't ours is gone.
+		p.lookAgainIn(refusedDelay)
 		return p
 	}
 	p.applyService = o.service == nil || !desired.ServiceMatches(o.export, o.service)
@@ -239,6 +237,10 @@ func judgePod(o *observed, pod *corev1.Pod, p plan) plan {
 	f, _ := firstOf(podChecks, o)
 	if f.reason == v1alpha1.ReasonServing {
 		p.say = append(p.say, ready(f.message)...)
+		if companionsOnly(o) {
+			// Of a node that is lost from now on nobody tells: the pod isn't ready already.
+			p.lookAgainIn(nodeDelay)
+		}
 	} else {
 		p.say = append(p.say, stopped(f)...)
 		if left := warmUp(o); left > 0 {

@@ -56,7 +56,7 @@ func TestDecide(t *testing.T) {
 		{name: "claim missing", scene: func(o *observed) { delete(o.claims, "disk") },
 			ready: "False ClaimNotFound", complete: "False NotEnded"},
 		{name: "name taken", scene: func(o *observed) { o.pod = userPod("nbd-e", "") },
-			ready: "False NameTaken", complete: "False NotEnded"},
+			again: refusedDelay, ready: "False NameTaken", complete: "False NotEnded"},
 		{name: "name of the Service taken", scene: func(o *observed) { o.service = &corev1.Service{} },
 			again: refusedDelay, ready: "False NameTaken", complete: "False NotEnded"},
 		{name: "name of the ConfigMap taken", scene: func(o *observed) { o.configMap = &corev1.ConfigMap{} },
@@ -64,6 +64,9 @@ func TestDecide(t *testing.T) {
 		{name: "serves", scene: func(o *observed) {
 			withPod(o).Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
 		}, ready: "True Serving", complete: "False NotEnded"},
+
+		{name: "serves, and an extra container has ended", scene: func(o *observed) { withPod(o); unreadyCompanion(o, terminated(2, "")) },
+			again: nodeDelay, ready: "True Serving", complete: "False NotEnded"},
 
 		{name: "condition met before anything", scene: vmGone,
 			exit: "vm-gone", ready: "False Completed", complete: "True NeverStarted"},
@@ -144,8 +147,8 @@ func TestDecide(t *testing.T) {
 			o.now = noon.Add(replaceDelay)
 		}, pod: podRemove, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "deleted by force", scene: func(o *observed) { forced(withPod(o), 0) },
-			again: 75 * time.Second, ready: "False Replacing", complete: "False NotEnded"},
-		{name: "deleted by force a while ago", scene: func(o *observed) { forced(withPod(o), 75*time.Second) },
+			again: 75*time.Second + overdueMargin, ready: "False Replacing", complete: "False NotEnded"},
+		{name: "deleted by force a while ago", scene: func(o *observed) { forced(withPod(o), 75*time.Second+overdueMargin) },
 			releasePod: true, ready: "False Replacing", complete: "False NotEnded"},
 		{name: "VM not on record: recorded only", scene: func(o *observed) { o.export.Status.WatchedPods = nil },
 			ready: "False Starting", complete: "False NotEnded"},
@@ -201,6 +204,33 @@ func TestDecide(t *testing.T) {
 			until(o, 0)
 			over(withPod(o), 0, reportOf(t, "signal=SIGTERM", 0))
 		}, exit: "day-over", ready: "False Completed", complete: "True Drained"},
+		{name: "deadline has come and was moved on before anybody noticed", scene: func(o *observed) {
+			until(o, 0)
+			withPod(o)
+			movedOn(o)
+		}, pod: podRemove, again: time.Hour, ready: "False Updating", complete: "False NotEnded"},
+		{name: "deadline has come and was moved on, the server drains for it", scene: func(o *observed) {
+			until(o, 0)
+			runs(withPod(o))
+			movedOn(o)
+			deleted(o.pod)
+		}, again: overdueMargin, ready: "False Updating", complete: "False NotEnded"},
+		{name: "deadline has come and was moved on, the server has ended by it", scene: func(o *observed) {
+			until(o, 0)
+			over(withPod(o), 0, reportOf(t, "deadline="+noon.Format(time.RFC3339), 0))
+			movedOn(o)
+		}, pod: podRemove, again: time.Hour, ready: "False Updating", complete: "False NotEnded"},
+		{name: "deadline has come and was moved on once it was on record", scene: func(o *observed) {
+			until(o, 0)
+			recorded(o)
+			runs(withPod(o))
+			movedOn(o)
+		}, pod: podRemove, exit: "vm-gone", ready: "False Draining", complete: "False NotEnded"},
+		{name: "deadline is moved to before now, the server runs with the one before: told to end, then recorded", scene: func(o *observed) {
+			until(o, time.Hour)
+			runs(withPod(o))
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[len(s.ExitWhen)-1].Deadline.Seconds = ptr.To[int32](1) })
+		}, pod: podRemove, ready: "False Updating", complete: "False NotEnded"},
 		{name: "server met the deadline", scene: func(o *observed) {
 			until(o, 0)
 			over(withPod(o), 0, reportOf(t, "deadline="+noon.Format(time.RFC3339), 3))
@@ -311,7 +341,7 @@ func TestDecide(t *testing.T) {
 		{name: "pod of an earlier export has ended", scene: func(o *observed) {
 			over(withPod(o), 0, "")
 			o.pod.OwnerReferences[0].UID = "0"
-		}, releasePod: true, ready: "False NameTaken", complete: "False NotEnded"},
+		}, again: refusedDelay, releasePod: true, ready: "False NameTaken", complete: "False NotEnded"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := scene()
@@ -354,11 +384,22 @@ func TestFinish(t *testing.T) {
 	}
 }
 
+// TestDeadlineNoticed writes down when a deadline was noticed that had come before: while
+// there was no operator, say, or before the export was made.
+func TestDeadlineNoticed(t *testing.T) {
+	o := scene()
+	until(o, -time.Hour)
+	withPod(o)
+	if x := decide(o).exit; x == nil || !x.StartedAt.Equal(ptr.To(metav1.NewTime(noon))) {
+		t.Errorf("%+v", x)
+	}
+}
+
 // TestLongCondition finds a condition that the report has in its short form.
 func TestLongCondition(t *testing.T) {
 	o := scene()
 	for i, c := range []string{"a", "b"} {
-		script := &v1alpha1.Script{Command: []string{strings.Repeat("x", 4000) + c}, TimeoutSeconds: 30}
+		script := &v1alpha1.Script{Command: []string{strings.Repeat("x", 4000) + c}, TimeoutSeconds: ptr.To[int32](30)}
 		o.export.Spec.ExitWhen[i] = v1alpha1.ExitCondition{Name: "long-" + c, Script: script}
 	}
 	flag, arg, _ := desired.ExitFlag(o.export, o.export.Spec.ExitWhen[1])
@@ -409,7 +450,7 @@ func TestConfigMapApplied(t *testing.T) {
 	if decide(o).applyConfigMap {
 		t.Error("a ConfigMap is applied that is as it has to be")
 	}
-	o.export.Spec.Limits.Connections = 3
+	o.export.Spec.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](3)}
 	if !decide(o).applyConfigMap {
 		t.Error("changed limits aren't applied")
 	}
@@ -433,7 +474,7 @@ func TestNetworkPolicyApplied(t *testing.T) {
 		"none":       {v1alpha1.NetworkPolicyNone, nil, false, false},
 	} {
 		o := scene()
-		o.export.Spec.NetworkPolicy.Mode, o.networkPolicy = c.mode, c.is
+		o.export.Spec.NetworkPolicy, o.networkPolicy = &v1alpha1.NetworkPolicy{Mode: ptr.To(c.mode)}, c.is
 		if p := decide(o); p.applyNetworkPolicy != c.apply || p.removeNetworkPolicy != c.remove {
 			t.Errorf("%s: apply %v, remove %v", name, p.applyNetworkPolicy, p.removeNetworkPolicy)
 		}
@@ -473,7 +514,12 @@ func until(o *observed, d time.Duration) {
 	later := metav1.NewTime(noon.Add(d + time.Hour))
 	o.export.Spec.ExitWhen = append(o.export.Spec.ExitWhen,
 		v1alpha1.ExitCondition{Name: "later", Deadline: &v1alpha1.Deadline{Time: &later}},
-		v1alpha1.ExitCondition{Name: "day-over", Deadline: &v1alpha1.Deadline{Seconds: 86400}})
+		v1alpha1.ExitCondition{Name: "day-over", Deadline: &v1alpha1.Deadline{Seconds: ptr.To[int32](86400)}})
+}
+
+// movedOn moves the deadline on that until has made, to an hour after noon.
+func movedOn(o *observed) {
+	edit(o, func(s *v1alpha1.NBDExportSpec) { *s.ExitWhen[len(s.ExitWhen)-1].Deadline.Seconds += 3600 })
 }
 
 // stuck gives the export a pod on node-7 that has not started, made at noon, and

@@ -168,7 +168,7 @@ func neverCame(o *observed, exit v1alpha1.ExitStatus, pod *corev1.Pod, t *corev1
 }
 
 // everReady tells whether an export has been ready, maybe with an earlier pod.
-func everReady(e *v1alpha1.NBDExport) bool { return e.Status.FirstReadyAt != nil }
+func everReady(e *v1alpha1.NBDExport) bool { return e.GetStatus().FirstReadyAt != nil }
 
 // nothingServed writes down the end of an export that no client has used.
 func nothingServed(exit v1alpha1.ExitStatus, at time.Time, why string) plan {

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/cache"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -42,7 +43,7 @@ func TestNews(t *testing.T) {
 	} {
 		next := statusOf(e, step.plan)
 		var got []string
-		for _, n := range news(e.Status, next) {
+		for _, n := range news(e.GetStatus(), next) {
 			got = append(got, n.kind+" "+n.reason)
 			if len(n.note) > 1024 || n.note == "" || !utf8.ValidString(n.note) || n.action == "" {
 				t.Errorf("%s: action %q, a note of %d bytes: %s", step.name, n.action, len(n.note), n.note)
@@ -51,7 +52,7 @@ func TestNews(t *testing.T) {
 		if strings.Join(got, ", ") != step.want {
 			t.Errorf("%s: %q, want %q", step.name, got, step.want)
 		}
-		e.Status = next
+		e.Status = ptr.To(next)
 	}
 }
 

@@ -30,18 +30,18 @@ func scene() *observed {
 			},
 			ExitWhen: []v1alpha1.ExitCondition{
 				{Name: "stop", FileCreated: &v1alpha1.FileCondition{Path: "/run/nbdexport/stop"}},
-				{Name: "asked", Script: &v1alpha1.Script{Command: []string{"/x", "-y"}, TimeoutSeconds: 30}},
-				{Name: "vm-gone", PodDeleted: &v1alpha1.PodDeleted{Name: "vm"}},
+				{Name: "asked", Script: &v1alpha1.Script{Command: []string{"/x", "-y"}, TimeoutSeconds: ptr.To[int32](30)}},
+				{Name: "vm-gone", PodDeleted: &v1alpha1.PodDeleted{Name: ptr.To("vm")}},
 			},
-			Drain:   v1alpha1.Drain{TimeoutSeconds: 60},
-			Service: v1alpha1.Service{Port: 10809},
-			TLS:     v1alpha1.TLS{Mode: v1alpha1.TLSDisabled, ClientAuth: v1alpha1.ClientAuthRequired},
+			Drain:   &v1alpha1.Drain{TimeoutSeconds: ptr.To[int32](60)},
+			Service: &v1alpha1.Service{Port: ptr.To[int32](10809)},
+			TLS:     &v1alpha1.TLS{Mode: ptr.To(v1alpha1.TLSDisabled), ClientAuth: ptr.To(v1alpha1.ClientAuthRequired)},
 		},
 	}
 	vm := userPod("vm", "node-7")
 	vm.UID = "9"
 	e.CreationTimestamp = metav1.NewTime(noon)
-	e.Status.WatchedPods = []v1alpha1.WatchedPod{{Name: "vm-gone", UID: vm.UID, PodName: "vm"}}
+	e.Status = &v1alpha1.NBDExportStatus{WatchedPods: []v1alpha1.WatchedPod{{Name: "vm-gone", UID: string(vm.UID), PodName: ptr.To("vm")}}}
 	return &observed{
 		export: e,
 		claims: map[string]*corev1.PersistentVolumeClaim{"disk": {
@@ -59,8 +59,9 @@ func scene() *observed {
 func another(name string, access v1alpha1.Access, made time.Time) v1alpha1.NBDExport {
 	return v1alpha1.NBDExport{
 		ObjectMeta: metav1.ObjectMeta{Namespace: "vms", Name: name, UID: types.UID(name), CreationTimestamp: metav1.NewTime(made)},
-		Spec: v1alpha1.NBDExportSpec{Volumes: []v1alpha1.Volume{{Name: "x", Access: access,
+		Spec: v1alpha1.NBDExportSpec{Volumes: []v1alpha1.Volume{{Name: "x", Access: ptr.To(access),
 			Source: v1alpha1.VolumeSource{PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk"}}}}},
+		Status: &v1alpha1.NBDExportStatus{},
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -69,8 +70,8 @@ func TestStartIsSaidOnce(t *testing.T) {
 	if p.pod != podKeep || p.watched == nil {
 		t.Fatalf("a pod is made before it is on record what ends it: %+v", p)
 	}
-	o.export.Status = statusOf(o.export, p)
-	if got := o.export.Status.PodName; got != "nbd-e" {
+	o.export.Status = ptr.To(statusOf(o.export, p))
+	if got := ptr.Deref(o.export.Status.PodName, ""); got != "nbd-e" {
 		t.Errorf("pod name %q", got)
 	}
 	for name, step := range map[string]func(){
@@ -80,7 +81,7 @@ func TestStartIsSaidOnce(t *testing.T) {
 		"started":    func() { runsSince(withPod(o), noon) },
 	} {
 		step()
-		if got := statusOf(o.export, decide(o)); !equality.Semantic.DeepEqual(got, o.export.Status) {
+		if got := statusOf(o.export, decide(o)); !equality.Semantic.DeepEqual(got, o.export.GetStatus()) {
 			t.Errorf("%s: the status changes to\n%+v\nfrom\n%+v", name, got, o.export.Status)
 		}
 	}

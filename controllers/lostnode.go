@@ -52,9 +52,8 @@ func overdue(pod *corev1.Pod, now time.Time) bool {
 	return !pod.DeletionTimestamp.IsZero() && (g == nil || *g > 0) && !pod.DeletionTimestamp.Add(overdueMargin).After(now)
 }
 
-// cutOff tells whether somebody other than its kubelet says of a pod that it isn't
-// ready, for that would say the same of the container. Kubernetes does, when it
-// hears nothing from a node.
+// cutOff tells whether a pod isn't ready although its server is. Either nothing is heard
+// from its node, and it isn't the kubelet that says so; or an extra container isn't ready.
 func cutOff(pod *corev1.Pod) bool {
 	s, c := serverStatus(pod), podCondition(pod, corev1.PodReady)
 	return s != nil && s.Ready && c != nil && c.Status == corev1.ConditionFalse

@@ -54,7 +54,7 @@ func TestLostNode(t *testing.T) {
 			ready: "False NotReady", progressing: "True NotReady"},
 		{name: "unreachable, and the spec was changed", scene: func(o *observed) {
 			unheardOf(o)
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.PollSeconds = 7 })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.PollSeconds = ptr.To[int32](7) })
 		}, pod: podRemove, ready: "False NodeUnreachable", progressing: "False NodeUnreachable"},
 		{name: "unreachable, deleted for its taint", scene: func(o *observed) {
 			deleted(unheardOf(o))

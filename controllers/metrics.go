@@ -66,7 +66,7 @@ var results = []string{v1alpha1.ReasonDrained, v1alpha1.ReasonClientsCutOff, v1a
 
 // count counts what a new status of an export says for the first time.
 func (m *Metrics) count(e *v1alpha1.NBDExport, before v1alpha1.NBDExportStatus) {
-	if at := e.Status.FirstReadyAt; at != nil && before.FirstReadyAt == nil {
+	if at := e.GetStatus().FirstReadyAt; at != nil && before.FirstReadyAt == nil {
 		m.ready.Observe(max(at.Sub(e.CreationTimestamp.Time), 0).Seconds())
 	}
 }
@@ -133,10 +133,10 @@ func statesOf(exports []v1alpha1.NBDExport) (states map[state]float64, unready m
 	states, unready = map[state]float64{}, map[string]time.Time{}
 	for i := range exports {
 		e := &exports[i]
-		if len(e.Status.Conditions) == 0 {
+		if len(e.GetStatus().Conditions) == 0 {
 			states[state{v1alpha1.ConditionReady, string(metav1.ConditionUnknown), "Unknown"}]++
 		}
-		for _, c := range e.Status.Conditions {
+		for _, c := range e.GetStatus().Conditions {
 			if !slices.Contains(ownConditions, c.Type) {
 				continue
 			}

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -48,7 +49,7 @@ func leads() <-chan struct{} {
 func exportIn(at time.Time, say ...[]verdict) v1alpha1.NBDExport {
 	e := scene().export
 	for _, s := range say {
-		e.Status = statusOf(e, plan{say: s})
+		e.Status = ptr.To(statusOf(e, plan{say: s}))
 	}
 	for i := range e.Status.Conditions {
 		e.Status.Conditions[i].LastTransitionTime = metav1.NewTime(at)
@@ -117,7 +118,7 @@ func TestTimeToReady(t *testing.T) {
 	m.count(e, before)
 	e.Status.FirstReadyAt = &at
 	m.count(e, before)
-	m.count(e, e.Status)
+	m.count(e, e.GetStatus())
 	early := metav1.NewTime(noon.Add(-time.Minute)) // the clocks differ
 	e.Status.FirstReadyAt = &early
 	m.count(e, before)

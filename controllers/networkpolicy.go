@@ -15,7 +15,7 @@ import (
 // its own is looked for, in the cache: one that it had before.
 func (r *Reconciler) networkPolicyOf(ctx context.Context, e *v1alpha1.NBDExport) (*networkingv1.NetworkPolicy, error) {
 	name := desired.ChildName(e.Name)
-	if e.Spec.NetworkPolicy.Mode != v1alpha1.NetworkPolicyNone {
+	if e.Spec.NetworkPolicy.GetMode() != v1alpha1.NetworkPolicyNone {
 		return find[networkingv1.NetworkPolicy](ctx, r, e.Namespace, name)
 	}
 	var p networkingv1.NetworkPolicy
@@ -28,7 +28,7 @@ func (r *Reconciler) networkPolicyOf(ctx context.Context, e *v1alpha1.NBDExport)
 
 // networkPolicyDiffers tells whether the NetworkPolicy has to be applied, or removed.
 func networkPolicyDiffers(o *observed) (apply, remove bool) {
-	if o.export.Spec.NetworkPolicy.Mode == v1alpha1.NetworkPolicyNone {
+	if o.export.Spec.NetworkPolicy.GetMode() == v1alpha1.NetworkPolicyNone {
 		return false, o.networkPolicy != nil && o.networkPolicy.DeletionTimestamp.IsZero()
 	}
 	return o.networkPolicy == nil || !desired.NetworkPolicyMatches(o.export, o.networkPolicy), false

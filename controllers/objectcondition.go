@@ -53,8 +53,12 @@ func (r *Reconciler) objectsOf(ctx context.Context, e *v1alpha1.NBDExport) map[s
 
 // lookAt asks the API server for an object. An error that passes isn't returned,
 // since it must not keep the export from what else it needs, nor is it told in
-// its own words, which may be others each time.
+// its own words, which may be others each time. Secrets, which have no conditions, aren't
+// asked for, although the operator may get them: not for whoever may create an export.
 func (r *Reconciler) lookAt(ctx context.Context, namespace string, c v1alpha1.ObjectCondition) looked {
+	if c.APIVersion == "v1" && c.Kind == "Secret" {
+		return looked{trouble: "a Secret has no conditions, and isn't read for that: name an object of another kind"}
+	}
 	obj := &unstructured.Unstructured{}
 	obj.SetGroupVersionKind(schema.FromAPIVersionAndKind(c.APIVersion, c.Kind))
 	err := r.Live.Get(ctx, client.ObjectKey{Namespace: namespace, Name: c.Name}, obj)
@@ -80,7 +84,7 @@ func hasCondition(obj *unstructured.Unstructured, c v1alpha1.ObjectCondition) bo
 		return false
 	}
 	for _, item := range list {
-		if m, ok := item.(map[string]any); ok && m["type"] == c.Condition && m["status"] == string(c.Status) {
+		if m, ok := item.(map[string]any); ok && m["type"] == c.Condition && m["status"] == string(c.GetStatus()) {
 			return true
 		}
 	}
@@ -101,6 +105,6 @@ func unwatchable(o *observed) (finding, bool) {
 // to be looked at.
 func (p *plan) untilNextLook(o *observed) {
 	if len(o.objects) > 0 {
-		p.lookAgainIn(time.Duration(o.export.Spec.PollSeconds) * time.Second)
+		p.lookAgainIn(time.Duration(o.export.Spec.GetPollSeconds()) * time.Second)
 	}
 }

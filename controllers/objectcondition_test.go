@@ -10,8 +10,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -53,7 +55,7 @@ func TestLookAt(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r := &Reconciler{Live: c.server}
 			got := r.lookAt(context.Background(), "vms", v1alpha1.ObjectCondition{
-				APIVersion: "batch/v1", Kind: "Job", Name: "backup", Condition: "Complete", Status: "True"})
+				APIVersion: "batch/v1", Kind: "Job", Name: "backup", Condition: "Complete", Status: ptr.To(metav1.ConditionTrue)})
 			if got.met != c.met || (got.trouble == "") != (c.trouble == "") || !strings.Contains(got.trouble, c.trouble) || strings.Contains(got.trouble, "40001") {
 				t.Errorf("%+v", got)
 			}
@@ -61,11 +63,20 @@ func TestLookAt(t *testing.T) {
 	}
 }
 
+// TestLookAtSecret: no Secret is asked for, whoever would like to know about it.
+func TestLookAtSecret(t *testing.T) {
+	r := &Reconciler{} // which can ask nobody
+	got := r.lookAt(context.Background(), "vms", v1alpha1.ObjectCondition{APIVersion: "v1", Kind: "Secret", Name: "x", Condition: "Ready", Status: ptr.To(metav1.ConditionTrue)})
+	if got.met || !strings.Contains(got.trouble, "a Secret has no conditions") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // TestObjectCondition decides upon what was seen of an object.
 func TestObjectCondition(t *testing.T) {
 	look := func(l looked) *observed {
 		o := scene()
-		o.export.Spec.PollSeconds = 60
+		o.export.Spec.PollSeconds = ptr.To[int32](60)
 		o.export.Spec.ExitWhen = append(o.export.Spec.ExitWhen, v1alpha1.ExitCondition{Name: "done", ObjectCondition: &v1alpha1.ObjectCondition{}})
 		o.objects = map[string]looked{"done": l}
 		return o

@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"time"
@@ -78,7 +79,7 @@ func (r *Reconciler) observe(ctx context.Context, e *v1alpha1.NBDExport) (*obser
 	if o.node, err = r.nodeOf(ctx, o.pod, o.now); err != nil {
 		return nil, err
 	}
-	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.Status.Exit != nil {
+	if !e.DeletionTimestamp.IsZero() || isComplete(e) || e.GetStatus().Exit != nil {
 		return o, nil // only the pod is left to be seen to its end
 	}
 	if o.service, err = find[corev1.Service](ctx, r, e.Namespace, name); err != nil {
@@ -146,7 +147,17 @@ func find[T any, P interface {
 	return nil, nil
 }
 
-// usersOf lists the pods that use a claim, without the export's own.
+// byName puts what a cache lists, which is in another order each time, into the same one:
+// a message that names the first of several must not change from one look to the next,
+// since each new status has the export looked at again.
+func byName[T any, P interface {
+	*T
+	client.Object
+}](a, b T) int {
+	return cmp.Compare(P(&a).GetName(), P(&b).GetName())
+}
+
+// usersOf lists the pods that use a claim, without the export's own, by name.
 func (r *Reconciler) usersOf(ctx context.Context, e *v1alpha1.NBDExport, claim string) ([]corev1.Pod, error) {
 	var pods corev1.PodList
 	err := r.List(ctx, &pods, client.InNamespace(e.Namespace), client.MatchingFields{indexClaim: claim})
@@ -159,6 +170,7 @@ func (r *Reconciler) usersOf(ctx context.Context, e *v1alpha1.NBDExport, claim s
 			out = append(out, pods.Items[i])
 		}
 	}
+	slices.SortFunc(out, byName)
 	return out, nil
 }
 
@@ -203,7 +215,7 @@ func owned(e *v1alpha1.NBDExport, obj metav1.Object) bool {
 
 // isComplete tells whether the export has ended for good.
 func isComplete(e *v1alpha1.NBDExport) bool {
-	return meta.IsStatusConditionTrue(e.Status.Conditions, v1alpha1.ConditionComplete)
+	return meta.IsStatusConditionTrue(e.GetStatus().Conditions, v1alpha1.ConditionComplete)
 }
 
 // claimNames are the claims of an export, each once.
@@ -220,7 +232,7 @@ func claimNames(e *v1alpha1.NBDExport) []string {
 func targetNames(e *v1alpha1.NBDExport) []string {
 	return collect(e.Spec.ExitWhen, func(c v1alpha1.ExitCondition) string {
 		if c.PodDeleted != nil {
-			return c.PodDeleted.Name
+			return c.PodDeleted.GetName()
 		}
 		return ""
 	})

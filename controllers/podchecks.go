@@ -13,13 +13,14 @@ import (
 
 // podChecks judge a pod of the export that is there and isn't going. The last one
 // always finds something.
-var podChecks = []check{serving, reported, notScheduled, imagePullFailed, notCreated, serverFailed, containerFailed, notReady, starting}
+var podChecks = []check{serving, reported, notScheduled, heldUp, serverFailed, notReady, starting}
 
 func serving(o *observed) (finding, bool) {
-	if c := podCondition(o.pod, corev1.PodReady); c == nil || c.Status != corev1.ConditionTrue {
+	c := podCondition(o.pod, corev1.PodReady)
+	if (c == nil || c.Status != corev1.ConditionTrue) && !companionsOnly(o) {
 		return finding{}, false
 	}
-	if f, trouble := firstOf([]check{invalidSelector, unwatchable, authorityDamaged}, o); trouble {
+	if f, trouble := firstOf([]check{invalidSelector, unwatchable, authorityDamaged, companionFailed}, o); trouble {
 		// Nobody is cut off for that, but somebody has to know.
 		return found(v1alpha1.ReasonServing, "clients can connect, but %s", f.message)
 	}
@@ -56,33 +57,65 @@ func notScheduled(o *observed) (finding, bool) {
 	if f, found := temporaryPending(o, c.Message); found {
 		return f, true
 	}
-	return found(v1alpha1.ReasonUnschedulable, "no node takes the pod %s: %s", o.pod.Name, brief(c.Message))
+	return found(v1alpha1.ReasonUnschedulable, "no node takes the pod %s, of which spec.template says where it may run and what it needs: %s", o.pod.Name, brief(c.Message))
 }
 
-func imagePullFailed(o *observed) (finding, bool) {
-	for _, s := range statuses(o.pod) {
+// companionsOnly tells whether a pod isn't ready for nothing but its extra containers: its
+// server is, which is all that clients need, and its node is there to say so. Where it is
+// only the pod that Kubernetes has marked, the node has yet to say what became of it.
+func companionsOnly(o *observed) bool {
+	c := podCondition(o.pod, corev1.ContainersReady)
+	return cutOff(o.pod) && o.node.state == nodeReady && c != nil && c.Status == corev1.ConditionFalse
+}
+
+// companionFailed finds an extra container that doesn't run.
+func companionFailed(o *observed) (finding, bool) {
+	return stuckContainer(o.pod, o.pod.Status.InitContainerStatuses)
+}
+
+// heldUp finds what keeps the server from being started: an extra container, as long as
+// the server waits for those, or its own.
+func heldUp(o *observed) (finding, bool) {
+	s := serverStatus(o.pod)
+	if s == nil || s.State.Waiting != nil && s.State.Waiting.Reason == "PodInitializing" {
+		if f, found := companionFailed(o); found {
+			return f, true
+		}
+	}
+	return stuckContainer(o.pod, o.pod.Status.ContainerStatuses)
+}
+
+// stuckContainer finds a container whose image the node can't get, which it can't make or
+// start, or an extra one that keeps ending. What the server's ended with, serverFailed
+// says.
+func stuckContainer(pod *corev1.Pod, statuses []corev1.ContainerStatus) (finding, bool) {
+	for _, s := range statuses {
 		w := s.State.Waiting
 		if w == nil {
 			continue
+		}
+		place, extra := "spec.template.containers", s.Name != desired.ServerContainer
+		if !extra {
+			place = "the operator's flag --server-image"
 		}
 		switch w.Reason {
 		case "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError":
-			return found(v1alpha1.ReasonImagePullFailed, "the image %s of the container %s can't be had (%s): put it where the node %s gets its images from, or correct its name: %s", s.Image, s.Name, w.Reason, o.pod.Spec.NodeName, brief(w.Message))
-		}
-	}
-	return finding{}, false
-}
-
-// notCreated finds a container that the node can't make or start.
-func notCreated(o *observed) (finding, bool) {
-	for _, s := range statuses(o.pod) {
-		w := s.State.Waiting
-		if w == nil {
-			continue
-		}
-		switch w.Reason {
+			return found(v1alpha1.ReasonImagePullFailed, "the image %s of the container %s can't be had (%s): put it where the node %s gets its images from, or correct its name in %s: %s", s.Image, s.Name, w.Reason, pod.Spec.NodeName, place, brief(w.Message))
 		case "CreateContainerConfigError", "CreateContainerError", "RunContainerError", "PreCreateHookError", "PostStartHookError":
-			return found(v1alpha1.ReasonContainerFailed, "the container %s can't be started (%s): %s", s.Name, w.Reason, brief(w.Message))
+			then := "the Events of the pod and its node say more"
+			if extra {
+				then = "correct it in " + place
+			}
+			return found(v1alpha1.ReasonContainerFailed, "the container %s can't be started (%s): %s: %s", s.Name, w.Reason, then, brief(w.Message))
+		case "CrashLoopBackOff":
+			if !extra {
+				continue
+			}
+			last := "without a word"
+			if t := s.LastTerminationState.Terminated; t != nil {
+				last = fmt.Sprintf("with exit code %d: %s", t.ExitCode, failure(t))
+			}
+			return found(v1alpha1.ReasonContainerFailed, "the container %s keeps ending: correct it in %s: it ended last %s", s.Name, place, last)
 		}
 	}
 	return finding{}, false
@@ -126,22 +159,6 @@ func wasReady(pod *corev1.Pod, running *corev1.ContainerStateRunning) bool {
 	return running != nil && c != nil && c.LastTransitionTime.After(running.StartedAt.Time)
 }
 
-// containerFailed finds an extra container that keeps ending while the server
-// isn't ready.
-func containerFailed(o *observed) (finding, bool) {
-	for _, s := range statuses(o.pod) {
-		if w := s.State.Waiting; w == nil || w.Reason != "CrashLoopBackOff" || s.Name == desired.ServerContainer {
-			continue
-		}
-		last := "without a word"
-		if t := s.LastTerminationState.Terminated; t != nil {
-			last = fmt.Sprintf("with exit code %d: %s", t.ExitCode, failure(t))
-		}
-		return found(v1alpha1.ReasonContainerFailed, "the container %s keeps ending, last %s", s.Name, last)
-	}
-	return finding{}, false
-}
-
 // notReady finds a server that runs and takes no new clients. Nothing is said of one
 // that has just been started: nearly all are ready a moment later, and the status
 // would be written once more for each.
@@ -176,10 +193,4 @@ func failure(t *corev1.ContainerStateTerminated) string {
 		return t.Reason
 	}
 	return brief(t.Message)
-}
-
-// statuses are those of all containers of a pod, the extra ones first, because
-// those start first.
-func statuses(pod *corev1.Pod) []corev1.ContainerStatus {
-	return append(append([]corev1.ContainerStatus{}, pod.Status.InitContainerStatuses...), pod.Status.ContainerStatuses...)
 }

@@ -2,12 +2,13 @@ package controllers
 
 import (
 	"context"
-	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -21,7 +22,7 @@ func podDeleted(o *observed) (v1alpha1.ExitStatus, bool) {
 			continue
 		}
 		recorded := recordedUID(o.export, c)
-		met := podGone(o.targets[c.PodDeleted.Name], recorded)
+		met := podGone(o.targets[c.PodDeleted.GetName()], recorded)
 		if c.PodDeleted.Selector != nil {
 			met = allGone(o.selected[c.Name], recorded)
 		}
@@ -43,9 +44,9 @@ func podGone(pod *corev1.Pod, recorded types.UID) bool {
 // recordedUID is the UID of the pod that a podDeleted condition means; empty if it
 // isn't on record. What is on record about one that was changed since is void.
 func recordedUID(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) types.UID {
-	for _, w := range e.Status.WatchedPods {
-		if w == watchedAs(c, w.UID) {
-			return w.UID
+	for _, w := range e.GetStatus().WatchedPods {
+		if uid := types.UID(w.UID); equality.Semantic.DeepEqual(w, watchedAs(c, uid)) {
+			return uid
 		}
 	}
 	return ""
@@ -53,9 +54,12 @@ func recordedUID(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) types.UID {
 
 // watchedAs is the record of the pod that a podDeleted condition means.
 func watchedAs(c v1alpha1.ExitCondition, uid types.UID) v1alpha1.WatchedPod {
-	w := v1alpha1.WatchedPod{Name: c.Name, UID: uid, PodName: c.PodDeleted.Name}
+	w := v1alpha1.WatchedPod{Name: c.Name, UID: string(uid)}
+	if name := c.PodDeleted.GetName(); name != "" {
+		w.PodName = &name
+	}
 	if s := c.PodDeleted.Selector; s != nil {
-		w.Selector = metav1.FormatLabelSelector(s)
+		w.Selector = ptr.To(metav1.FormatLabelSelector(s))
 	}
 	return w
 }
@@ -69,7 +73,7 @@ func unrecorded(o *observed) []v1alpha1.WatchedPod {
 			continue
 		}
 		uid := recordedUID(o.export, c)
-		pod := o.targets[c.PodDeleted.Name]
+		pod := o.targets[c.PodDeleted.GetName()]
 		if found := o.selected[c.Name]; len(found) > 0 {
 			pod = &found[0]
 		}
@@ -80,17 +84,18 @@ func unrecorded(o *observed) []v1alpha1.WatchedPod {
 			all = append(all, watchedAs(c, uid))
 		}
 	}
-	if slices.Equal(all, o.export.Status.WatchedPods) {
+	if equality.Semantic.DeepEqual(all, o.export.GetStatus().WatchedPods) {
 		return nil
 	}
 	return all
 }
 
-// target reads a pod that podDeleted conditions name; nil if it doesn't exist. That
-// it was replaced must not be concluded from a cache that is behind the record.
+// target reads a pod that podDeleted conditions name; nil if it doesn't exist. The cache
+// is only believed that the pod on record is there still: it may have the one before,
+// which is on its way out, when its successor has been there for a moment.
 func (r *Reconciler) target(ctx context.Context, e *v1alpha1.NBDExport, name string) (*corev1.Pod, error) {
 	pod, err := find[corev1.Pod](ctx, r, e.Namespace, name)
-	if err != nil || pod == nil || recordedAs(e, pod) {
+	if err != nil || pod == nil || recordedAs(e, pod) && !podGone(pod, "") {
 		return pod, err
 	}
 	var live corev1.Pod
@@ -101,14 +106,13 @@ func (r *Reconciler) target(ctx context.Context, e *v1alpha1.NBDExport, name str
 	return &live, err
 }
 
-// recordedAs tells whether every condition that names a pod means this one, as far
-// as the record goes.
+// recordedAs tells whether every condition that names a pod has this one on record.
 func recordedAs(e *v1alpha1.NBDExport, pod *corev1.Pod) bool {
 	for _, c := range e.Spec.ExitWhen {
-		if c.PodDeleted == nil || c.PodDeleted.Name != pod.Name {
+		if c.PodDeleted == nil || c.PodDeleted.GetName() != pod.Name {
 			continue
 		}
-		if uid := recordedUID(e, c); uid != "" && uid != pod.UID {
+		if recordedUID(e, c) != pod.UID {
 			return false
 		}
 	}

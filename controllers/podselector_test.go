@@ -56,7 +56,7 @@ func TestSelector(t *testing.T) {
 			}
 			var records types.UID
 			if len(p.watched) > 0 {
-				records = p.watched[0].UID
+				records = types.UID(p.watched[0].UID)
 			}
 			if records != c.records {
 				t.Errorf("records %q, want %q", records, c.records)

@@ -23,7 +23,7 @@ func finished(pod *corev1.Pod) bool {
 //
 // A pod that was deleted by force has to be believed gone at some time, since the
 // node that could say so may not exist any more. It gets the time that its
-// processes had to end.
+// processes had to end, and as much longer as one on a lost node.
 func podOver(pod *corev1.Pod, now time.Time) (over bool, again time.Duration) {
 	if finished(pod) {
 		return true, 0
@@ -37,7 +37,7 @@ func podOver(pod *corev1.Pod, now time.Time) (over bool, again time.Duration) {
 	if g := pod.DeletionGracePeriodSeconds; g == nil || *g != 0 {
 		return false, 0
 	}
-	if wait := pod.DeletionTimestamp.Add(time.Duration(terminationGrace(pod)) * time.Second).Sub(now); wait > 0 {
+	if wait := pod.DeletionTimestamp.Add(time.Duration(terminationGrace(pod))*time.Second + overdueMargin).Sub(now); wait > 0 {
 		return false, wait
 	}
 	return true, 0

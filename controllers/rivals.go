@@ -53,7 +53,7 @@ func mayServe(pod *corev1.Pod, o *observed) bool {
 
 // willServe tells whether a pod will be made for an export that has none.
 func willServe(e *v1alpha1.NBDExport) bool {
-	return e.DeletionTimestamp.IsZero() && e.Status.Exit == nil && !isComplete(e)
+	return e.DeletionTimestamp.IsZero() && e.GetStatus().Exit == nil && !isComplete(e)
 }
 
 // exportOf is the name of the export that a pod serves, and whether it writes a
@@ -81,14 +81,14 @@ func conflict(a, b *v1alpha1.NBDExport, claim string) bool {
 func writesClaim(e *v1alpha1.NBDExport, claim string) bool {
 	return slices.ContainsFunc(e.Spec.Volumes, func(v v1alpha1.Volume) bool {
 		s := v.Source.PersistentVolumeClaim
-		return s != nil && s.ClaimName == claim && v.Access == v1alpha1.ReadWrite
+		return s != nil && s.ClaimName == claim && v.GetAccess() == v1alpha1.ReadWrite
 	})
 }
 
 // before tells whether the first of two exports without a pod comes before the
 // second. One that has served keeps its place while its pod is replaced.
 func before(a, b *v1alpha1.NBDExport) bool {
-	if a, b := a.Status.PodName != "", b.Status.PodName != ""; a != b {
+	if a, b := a.GetStatus().PodName != nil, b.GetStatus().PodName != nil; a != b {
 		return a
 	}
 	if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
@@ -107,6 +107,7 @@ func (r *Reconciler) othersOf(ctx context.Context, e *v1alpha1.NBDExport) ([]v1a
 		if err != nil {
 			return nil, err
 		}
+		slices.SortFunc(list.Items, byName)
 		for i := range list.Items {
 			if uid := list.Items[i].UID; !seen[uid] {
 				seen[uid] = true

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -51,7 +52,7 @@ func TestUsedByAnotherExport(t *testing.T) {
 		{name: "theirs drains for another change", mine: ro, theirs: ro, made: after, pod: func(p *corev1.Pod) {
 			e := another("other", ro, after)
 			p.Annotations = map[string]string{v1alpha1.AnnotationSpec: desired.Stamp(&e)}
-		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation, theirs.Spec.PollSeconds = 2, 7 }},
+		}, change: func(_, theirs *v1alpha1.NBDExport) { theirs.Generation, theirs.Spec.PollSeconds = 2, ptr.To[int32](7) }},
 		{name: "somebody else's pod", mine: rw, theirs: rw, made: after, pod: func(p *corev1.Pod) { p.Labels = nil }},
 
 		{name: "older, no pod yet", mine: ro, theirs: rw, made: before, want: true},
@@ -71,13 +72,13 @@ func TestUsedByAnotherExport(t *testing.T) {
 				theirs.Spec.Volumes[0].Source.PersistentVolumeClaim.ClaimName = "x"
 			}},
 		{name: "older, mine has served", mine: rw, theirs: rw, made: before,
-			change: func(mine, _ *v1alpha1.NBDExport) { mine.Status.PodName = "nbd-e" }},
+			change: func(mine, _ *v1alpha1.NBDExport) { mine.Status.PodName = ptr.To("nbd-e") }},
 		{name: "younger, theirs has served", mine: rw, theirs: rw, made: after,
-			change: func(_, theirs *v1alpha1.NBDExport) { theirs.Status.PodName = "nbd-other" }, want: true},
+			change: func(_, theirs *v1alpha1.NBDExport) { theirs.Status.PodName = ptr.To("nbd-other") }, want: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := scene()
-			o.export.Spec.Volumes[0].Access = c.mine
+			o.export.Spec.Volumes[0].Access = ptr.To(c.mine)
 			other := another("other", c.theirs, c.made)
 			if c.change != nil {
 				c.change(o.export, &other)
@@ -107,6 +108,31 @@ func TestUsedByAnotherExport(t *testing.T) {
 				t.Errorf("said of a pod that is there already: %+v", f)
 			}
 		})
+	}
+}
+
+// TestClaimMovedOn has another export take another claim: as long as its pod drains that was
+// made for this one, no second pod has it. The other export isn't found by the claim then.
+func TestClaimMovedOn(t *testing.T) {
+	other := another("other", v1alpha1.ReadWrite, noon)
+	for name, c := range map[string]struct {
+		pod  func(*corev1.Pod)
+		want podAction
+	}{
+		"runs":             {func(*corev1.Pod) {}, podKeep},
+		"drains":           {deleted, podKeep},
+		"deleted by force": {func(p *corev1.Pod) { deleted(p); p.DeletionGracePeriodSeconds = new(int64) }, podKeep},
+		"its node is gone": {func(p *corev1.Pod) { deleted(p); p.Spec.NodeName = "gone" }, podKeep},
+		"has ended":        {func(p *corev1.Pod) { deleted(p); over(p, 0, "") }, podCreate},
+		"was never on one": {func(p *corev1.Pod) { deleted(p); p.Spec.NodeName = "" }, podCreate},
+	} {
+		o := scene()
+		pod := podOf(other, "node-7")
+		c.pod(pod)
+		o.users["disk"] = []corev1.Pod{*pod}
+		if p := decide(o); p.pod != c.want {
+			t.Errorf("%s: %v: %+v", name, p.pod, p.say)
+		}
 	}
 }
 

@@ -16,7 +16,7 @@ import (
 // before noon.
 func onCopy() *observed {
 	o := scene()
-	o.export.Spec.Volumes[0].Access = v1alpha1.CopyOnWrite
+	o.export.Spec.Volumes[0].Access = ptr.To(v1alpha1.CopyOnWrite)
 	o.export.CreationTimestamp = metav1.NewTime(noon.Add(-time.Hour))
 	return o
 }
@@ -96,12 +96,12 @@ func TestScratchLost(t *testing.T) {
 			wasServing(o)
 			deleted(withPod(o))
 			o.pod.DeletionGracePeriodSeconds = ptr.To[int64](0)
-		}, again: 75 * time.Second, ready: "False Draining", complete: "False NotEnded"},
+		}, again: 75*time.Second + overdueMargin, ready: "False Draining", complete: "False NotEnded"},
 		{name: "deleted by force a while ago", scene: func(o *observed) {
 			wasServing(o)
 			deleted(withPod(o))
 			o.pod.DeletionGracePeriodSeconds = ptr.To[int64](0)
-			o.now = noon.Add(75 * time.Second)
+			o.now = noon.Add(75*time.Second + overdueMargin)
 		}, ready: "False Completed", complete: "True ScratchLost"},
 		{name: "node lost", scene: func(o *observed) {
 			wasServing(o)
@@ -187,7 +187,7 @@ func TestScratchLostEvent(t *testing.T) {
 	o := onCopy()
 	wasServing(o)
 	over(withPod(o), 137, "")
-	got := news(o.export.Status, statusOf(o.export, decide(o)))
+	got := news(o.export.GetStatus(), statusOf(o.export, decide(o)))
 	if len(got) != 1 || got[0].reason != v1alpha1.ReasonScratchLost || got[0].kind != corev1.EventTypeWarning {
 		t.Errorf("%+v", got)
 	}

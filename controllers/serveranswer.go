@@ -53,7 +53,7 @@ func (p *plan) hear(o *observed) {
 		p.say = append(p.say, verdict{v1alpha1.ConditionDegraded, true, v1alpha1.ReasonScratchFull, fmt.Sprintf(
 			"the scratch is full of %s: what clients write to new places fails with ENOSPC: have them discard what they don't need, or create the export anew with a larger scratch.sizeLimit",
 			strings.Join(full, ", of "))})
-	} else if conditionOf(o.export.Status, v1alpha1.ConditionDegraded).Status == metav1.ConditionTrue {
+	} else if conditionOf(o.export.GetStatus(), v1alpha1.ConditionDegraded).Status == metav1.ConditionTrue {
 		p.say = append(p.say, verdict{v1alpha1.ConditionDegraded, false, v1alpha1.ReasonScratchFreed, "every scratch has room again"})
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -83,12 +84,12 @@ func TestHear(t *testing.T) {
 		o.answer, o.answerKnown = step.answer, step.known
 		var p plan
 		p.hear(o)
-		e.Status = statusOf(e, p)
+		e.Status = ptr.To(statusOf(e, p))
 		got := int32(-1)
 		if c := e.Status.Connections; c != nil {
 			got = *c
 		}
-		c := conditionOf(e.Status, v1alpha1.ConditionDegraded)
+		c := conditionOf(e.GetStatus(), v1alpha1.ConditionDegraded)
 		if degraded := strings.TrimSpace(string(c.Status) + " " + c.Reason); got != step.connections || degraded != step.degraded {
 			t.Errorf("%s: %d connections, Degraded %s; want %d, %s", step.name, got, degraded, step.connections, step.degraded)
 		}
@@ -102,7 +103,7 @@ func TestHear(t *testing.T) {
 func TestFirstReady(t *testing.T) {
 	e := scene().export
 	step := func(say []verdict) *metav1.Time {
-		e.Status = statusOf(e, plan{say: say})
+		e.Status = ptr.To(statusOf(e, plan{say: say}))
 		return e.Status.FirstReadyAt
 	}
 	if at := step(underWay(v1alpha1.ReasonStarting, "x")); at != nil {

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -137,7 +138,7 @@ func contentOf(obj *unstructured.Unstructured) string {
 // nil where they don't exist or can't be read; the claim may be another one than
 // that which the snapshot was taken of, of the same name.
 func restorable(obj, content *unstructured.Unstructured, claim *corev1.PersistentVolumeClaim, source v1alpha1.SnapshotSource) snapshot {
-	s := snapshot{facts: desired.SnapshotFacts{Mode: corev1.PersistentVolumeFilesystem, StorageClass: source.StorageClassName}}
+	s := snapshot{facts: desired.SnapshotFacts{Mode: corev1.PersistentVolumeFilesystem, StorageClass: ptr.Deref(source.StorageClassName, "")}}
 	if claim != nil {
 		if isBlockClaim(claim) {
 			s.facts.Mode = corev1.PersistentVolumeBlock
@@ -151,7 +152,7 @@ func restorable(obj, content *unstructured.Unstructured, claim *corev1.Persisten
 			s.facts.Mode = corev1.PersistentVolumeMode(mode)
 		}
 	}
-	if s.facts.Mode == corev1.PersistentVolumeBlock && source.Path != "" {
+	if s.facts.Mode == corev1.PersistentVolumeBlock && source.Path != nil {
 		s.trouble, _ = found(v1alpha1.ReasonInvalidVolume, "the VolumeSnapshot %s is of a block device without files, and its volume has a path: create the export anew without the path", obj.GetName())
 		return s
 	}

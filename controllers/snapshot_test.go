@@ -86,9 +86,9 @@ func TestRestorable(t *testing.T) {
 			claim: claim(ptr.To(""), block), size: "3Gi", mode: "Filesystem"},
 		{name: "content without mode", object: "status: {restoreSize: 3Gi}", content: "spec: {}", claim: claim(nil, block), size: "3Gi", mode: "Block"},
 		{name: "class of the spec", object: "status: {restoreSize: 3Gi}", claim: claim(ptr.To("slow"), nil),
-			source: v1alpha1.SnapshotSource{StorageClassName: "fast", Path: "a.img"}, size: "3Gi", mode: "Filesystem", class: "fast"},
+			source: v1alpha1.SnapshotSource{StorageClassName: ptr.To("fast"), Path: ptr.To(v1alpha1.FilePath("a.img"))}, size: "3Gi", mode: "Filesystem", class: "fast"},
 		{name: "path of a device", object: "status: {restoreSize: 3Gi}", content: "spec: {sourceVolumeMode: Block}",
-			source: v1alpha1.SnapshotSource{Path: "a.img"}, mode: "Block", size: "0", reason: v1alpha1.ReasonInvalidVolume},
+			source: v1alpha1.SnapshotSource{Path: ptr.To(v1alpha1.FilePath("a.img"))}, mode: "Block", size: "0", reason: v1alpha1.ReasonInvalidVolume},
 		{name: "nothing is known", object: "{}", mode: "Filesystem", size: "0", reason: v1alpha1.ReasonInvalidVolume},
 	} {
 		t.Run(c.name, func(t *testing.T) {

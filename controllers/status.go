@@ -7,6 +7,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -18,21 +19,22 @@ import (
 // what is on record about its end must not be overwritten from an old copy.
 func (r *Reconciler) writeStatus(ctx context.Context, e *v1alpha1.NBDExport, p plan) error {
 	base := e.DeepCopy()
-	e.Status = statusOf(e, p)
-	if equality.Semantic.DeepEqual(base.Status, e.Status) {
+	was, is := base.GetStatus(), statusOf(e, p)
+	if equality.Semantic.DeepEqual(was, is) {
 		return nil
 	}
 	key := client.ObjectKeyFromObject(e)
-	if r.refusals.tooSoon(key, base.Status, e.Status, r.Clock.Now()) {
+	if r.refusals.tooSoon(key, was, is, r.Clock.Now()) {
 		return nil
 	}
+	e.Status = &is
 	err := r.Status().Patch(ctx, e, client.MergeFromWithOptions(base, client.MergeFromWithOptimisticLock{}))
 	if err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	r.refusals.written(key, e.Status, r.Clock.Now())
-	r.Metrics.count(e, base.Status)
-	for _, n := range r.untold(e, news(base.Status, e.Status)) {
+	r.refusals.written(key, is, r.Clock.Now())
+	r.Metrics.count(e, was)
+	for _, n := range r.untold(e, news(was, is)) {
 		r.Recorder.Eventf(e, nil, n.kind, n.reason, n.action, "%s", n.note)
 	}
 	return nil
@@ -53,7 +55,8 @@ func lastOfEach(say []verdict) []verdict {
 
 // statusOf is the status of an export after a plan.
 func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
-	s := *e.Status.DeepCopy()
+	was := e.GetStatus()
+	s := *was.DeepCopy()
 	if p.exit != nil {
 		s.Exit = p.exit
 	}
@@ -64,19 +67,19 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 		s.Connections = p.connections
 	}
 	if p.served {
-		s.ServiceName = desired.ChildName(e.Name)
-		s.ClientSecretName = ""
+		s.ServiceName = ptr.To(desired.ChildName(e.Name))
+		s.ClientSecretName = nil
 		if e.Spec.TLS.Issued() {
-			s.ClientSecretName = desired.ClientCredential(e).Name()
+			s.ClientSecretName = ptr.To(desired.ClientCredential(e).Name())
 		}
-		s.URI = desired.URI(e, e.Spec.Volumes[0].Name)
+		s.URI = ptr.To(desired.URI(e, e.Spec.Volumes[0].Name))
 		s.Volumes = nil
 		for _, v := range e.Spec.Volumes {
 			s.Volumes = append(s.Volumes, v1alpha1.VolumeStatus{Name: v.Name, URI: desired.URI(e, v.Name)})
 		}
 	}
 	if p.named {
-		s.PodName = desired.ChildName(e.Name)
+		s.PodName = ptr.To(desired.ChildName(e.Name))
 	}
 	for _, v := range lastOfEach(p.say) {
 		status := metav1.ConditionFalse
@@ -94,6 +97,6 @@ func statusOf(e *v1alpha1.NBDExport, p plan) v1alpha1.NBDExportStatus {
 	if c := conditionOf(s, v1alpha1.ConditionReady); c.Status == metav1.ConditionTrue && s.FirstReadyAt == nil {
 		s.FirstReadyAt = &c.LastTransitionTime
 	}
-	s.ObservedGeneration = e.Generation
+	s.ObservedGeneration = ptr.To(e.Generation)
 	return s
 }

@@ -6,6 +6,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -19,7 +20,7 @@ func TestRefusals(t *testing.T) {
 	const rejected = v1alpha1.ReasonPodRejected
 	first, second := is(rejected, "request 1 denied"), is(rejected, "request 2 denied")
 	later := is(rejected, "request 2 denied")
-	later.ObservedGeneration = 2
+	later.ObservedGeneration = ptr.To[int64](2)
 	for _, c := range []struct {
 		name     string
 		from, to v1alpha1.NBDExportStatus

@@ -98,7 +98,7 @@ func TestTemporaryClaim(t *testing.T) {
 			ready: "False NameTaken", words: []string{temporary, "isn't this export's", "remove it"}},
 		{name: "claim of an earlier export", scene: func(o *observed) { restored(o).OwnerReferences[0].UID = "0" },
 			ready: "False NameTaken", words: []string{temporary, "earlier export"}},
-		{name: "in the template too", scene: func(o *observed) { restored(o); o.export.Spec.Template.Volumes = templateVolume(temporary) },
+		{name: "in the template too", scene: func(o *observed) { restored(o); o.export.Spec.Template = templateVolume(temporary) },
 			ready: "False InvalidVolume", words: []string{temporary}},
 		{name: "serves", scene: func(o *observed) {
 			restored(o)

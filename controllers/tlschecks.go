@@ -40,7 +40,7 @@ func authorityDamaged(o *observed) (finding, bool) {
 }
 
 func tlsSecretNotFound(o *observed) (finding, bool) {
-	ref := o.export.Spec.TLS.SecretRef
+	ref := o.export.Spec.TLS.GetSecretRef()
 	if ref == nil || o.trust.brought != nil {
 		return finding{}, false
 	}
@@ -55,7 +55,7 @@ func tlsSecretInvalid(o *observed) (finding, bool) {
 		return finding{}, false
 	}
 	keys := []string{desired.BroughtCert, desired.BroughtKey}
-	verifies := o.export.Spec.TLS.ClientAuth != v1alpha1.ClientAuthNone
+	verifies := o.export.Spec.TLS.GetClientAuth() != v1alpha1.ClientAuthNone
 	if verifies {
 		keys = append(keys, desired.BroughtCA)
 	}

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
@@ -40,10 +42,10 @@ type trust struct {
 // asked for as long as there is no pod, which then has it mounted.
 func (r *Reconciler) trust(ctx context.Context, o *observed) (t trust, err error) {
 	e := o.export
-	if e.Status.Exit != nil {
+	if e.GetStatus().Exit != nil {
 		return t, nil
 	}
-	if ref := e.Spec.TLS.SecretRef; ref != nil && o.ownPod() == nil {
+	if ref := e.Spec.TLS.GetSecretRef(); ref != nil && o.ownPod() == nil {
 		var s corev1.Secret
 		err := r.Live.Get(ctx, client.ObjectKey{Namespace: e.Namespace, Name: ref.Name}, &s)
 		if err == nil {
@@ -62,12 +64,12 @@ func (r *Reconciler) trust(ctx context.Context, o *observed) (t trust, err error
 		{desired.SecretName(e.Name, desired.RoleServer), &t.server},
 		{desired.SecretName(e.Name, desired.RoleClient), &t.client},
 	} {
-		if *s.to, err = find[corev1.Secret](ctx, r, e.Namespace, s.name); err != nil {
+		if *s.to, err = r.secret(ctx, e.Namespace, s.name); err != nil {
 			return t, err
 		}
 	}
 	if t.ca != nil && oursAuthority(t.ca) {
-		if t.authority, err = authority.Parse(t.ca.Data); err != nil {
+		if t.authority, err = authority.Parse(t.ca.Data, o.now); err != nil {
 			t.trouble = err.Error()
 		}
 	}
@@ -75,6 +77,30 @@ func (r *Reconciler) trust(ctx context.Context, o *observed) (t trust, err error
 		t.addresses = o.service.Spec.ClusterIPs
 	}
 	return t, nil
+}
+
+// secret reads a Secret with one of the operator's names. Of one without its label
+// nothing but the metadata is asked for, which tell whose it is: what somebody else
+// keeps there is none of the operator's business.
+func (r *Reconciler) secret(ctx context.Context, namespace, name string) (*corev1.Secret, error) {
+	var s corev1.Secret
+	key := client.ObjectKey{Namespace: namespace, Name: name}
+	err := r.Get(ctx, key, &s)
+	if !apierrors.IsNotFound(err) {
+		return &s, err
+	}
+	var m metav1.PartialObjectMetadata
+	m.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Secret"))
+	if err := r.Live.Get(ctx, key, &m); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	if _, ours := m.Labels[v1alpha1.LabelTLS]; !ours {
+		return &corev1.Secret{ObjectMeta: m.ObjectMeta}, nil
+	}
+	if err := r.Live.Get(ctx, key, &s); err != nil {
+		return nil, client.IgnoreNotFound(err)
+	}
+	return &s, nil
 }
 
 // oursAuthority tells whether a Secret with the authority's name is the operator's.

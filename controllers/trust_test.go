@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/authority"
@@ -19,7 +20,7 @@ const day = 24 * time.Hour
 func secured(t *testing.T) *observed {
 	t.Helper()
 	o := scene()
-	o.export.Spec.TLS = v1alpha1.TLS{Mode: v1alpha1.TLSRequired, ClientAuth: v1alpha1.ClientAuthRequired}
+	o.export.Spec.TLS = &v1alpha1.TLS{Mode: ptr.To(v1alpha1.TLSRequired), ClientAuth: ptr.To(v1alpha1.ClientAuthRequired)}
 	a, err := authority.New("vms", noon)
 	if err != nil {
 		t.Fatal(err)
@@ -54,7 +55,7 @@ func TestCertificates(t *testing.T) {
 		certify bool
 	}{
 		{"as it has to be", func(*observed) {}, false},
-		{"no TLS", func(o *observed) { o.export.Spec.TLS.Mode, o.trust = v1alpha1.TLSDisabled, trust{} }, false},
+		{"no TLS", func(o *observed) { o.export.Spec.TLS.Mode, o.trust = ptr.To(v1alpha1.TLSDisabled), trust{} }, false},
 		{"the user's own", func(o *observed) {
 			o.export.Spec.TLS.SecretRef, o.trust = &v1alpha1.TLSSecretReference{Name: "own"}, trust{brought: &corev1.Secret{}}
 		}, false},
@@ -64,7 +65,7 @@ func TestCertificates(t *testing.T) {
 		{"no Secret for the server", func(o *observed) { o.trust.server = nil }, true},
 		{"no Secret for clients", func(o *observed) { o.trust.client = nil }, true},
 		{"another address", func(o *observed) { o.trust.addresses = []string{"10.0.0.2"} }, true},
-		{"clients aren't asked any more", func(o *observed) { o.export.Spec.TLS.ClientAuth = v1alpha1.ClientAuthNone }, true},
+		{"clients aren't asked any more", func(o *observed) { o.export.Spec.TLS.ClientAuth = ptr.To(v1alpha1.ClientAuthNone) }, true},
 		{"an authority that isn't trusted yet", func(o *observed) { o.trust.client.Data["ca-cert.pem"] = []byte("x") }, true},
 		{"a label less", func(o *observed) { delete(o.trust.server.Labels, v1alpha1.LabelExport) }, true},
 		{"56 days later", func(o *observed) { o.now = noon.Add(56 * day) }, false},
@@ -100,7 +101,7 @@ func TestCertificatesAgain(t *testing.T) {
 	for _, auth := range []v1alpha1.ClientAuth{v1alpha1.ClientAuthRequired, v1alpha1.ClientAuthNone} {
 		o = secured(t)
 		withPod(o)
-		o.export.Spec.TLS.ClientAuth = auth
+		o.export.Spec.TLS.ClientAuth = ptr.To(auth)
 		due := o.trust.authority.Due()
 		for _, at := range []time.Time{due.Add(-time.Hour), due} {
 			o.now = at

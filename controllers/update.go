@@ -36,14 +36,18 @@ func update(pod *corev1.Pod, fields []string, p plan) plan {
 
 // stampPod writes onto a pod that it serves the spec as it is, which is so when
 // nothing has changed that takes a new pod, or when another version of the operator
-// has made it.
+// has made it. It puts our labels on again too: what they aren't on any more, the cache
+// has without its annotations, and so without the stamp.
 func (r *Reconciler) stampPod(ctx context.Context, e *v1alpha1.NBDExport, pod *corev1.Pod) error {
 	changed := pod.DeepCopy()
-	changed.Annotations = maps.Clone(pod.Annotations)
 	if changed.Annotations == nil {
 		changed.Annotations = map[string]string{}
 	}
 	changed.Annotations[v1alpha1.AnnotationSpec] = desired.Stamp(e)
+	if changed.Labels == nil {
+		changed.Labels = map[string]string{}
+	}
+	maps.Copy(changed.Labels, desired.Labels(e.Name))
 	err := r.Patch(ctx, changed, client.MergeFromWithOptions(pod, client.MergeFromWithOptimisticLock{}))
 	return client.IgnoreNotFound(err)
 }

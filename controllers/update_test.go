@@ -7,6 +7,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -25,7 +26,7 @@ func runs(pod *corev1.Pod) {
 
 // TestUpdate changes the spec of an export that has a pod.
 func TestUpdate(t *testing.T) {
-	longer := func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds = 61 }
+	longer := func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds = ptr.To[int32](61) }
 	noFile := func(s *v1alpha1.NBDExportSpec) { s.ExitWhen = s.ExitWhen[1:] }
 	for _, c := range []struct {
 		name  string
@@ -66,12 +67,12 @@ func TestUpdate(t *testing.T) {
 		}, pod: podRemove, ready: "False Updating"},
 		{name: "no new pod needed", scene: func(o *observed) {
 			runs(withPod(o))
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.Limits.Connections = 7 })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](7)} })
 		}, stampPod: true, ready: "True Serving"},
 		{name: "no new pod needed, but it waits for the wrong node", scene: func(o *observed) {
 			withPod(o).Spec.NodeName = ""
 			o.users["disk"] = []corev1.Pod{*userPod("vm", "node-7")}
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.Limits.Connections = 7 })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](7)} })
 		}, pod: podRemove, ready: "False Replacing"},
 		{name: "made by another operator", scene: func(o *observed) {
 			runs(withPod(o))
@@ -117,13 +118,13 @@ func TestUpdate(t *testing.T) {
 		{name: "deadline moved away", scene: func(o *observed) {
 			until(o, time.Minute)
 			runs(withPod(o))
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[4].Deadline.Seconds *= 2 })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[4].Deadline.Seconds = ptr.To[int32](2 * 86400) })
 		}, pod: podRemove, again: time.Minute + time.Hour, ready: "False Updating"},
 		{name: "old deadline came before that was seen", scene: func(o *observed) {
 			until(o, time.Minute)
 			at := o.export.Spec.ExitWhen[4].Deadline.At(o.export.CreationTimestamp.Time)
 			over(withPod(o), 0, reportOf(t, "deadline="+at.Format(time.RFC3339), 0))
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[4].Deadline.Seconds *= 2 })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[4].Deadline.Seconds = ptr.To[int32](2 * 86400) })
 		}, pod: podRemove, again: time.Minute + time.Hour, ready: "False Updating"},
 		{name: "deadline comes while it drains for an update", scene: func(o *observed) {
 			until(o, 0)
@@ -145,13 +146,13 @@ func TestUpdate(t *testing.T) {
 		}, stampPod: true, ready: "True Serving"},
 		{name: "podDeleted names another pod, which is there", scene: func(o *observed) {
 			runs(withPod(o))
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[2].PodDeleted.Name = "vm-2" })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[2].PodDeleted.Name = ptr.To("vm-2") })
 			o.targets = map[string]*corev1.Pod{"vm-2": userPod("vm-2", "")}
 			o.targets["vm-2"].UID = "10"
 		}, stampPod: true, ready: "True Serving"},
 		{name: "podDeleted names a pod that isn't there", scene: func(o *observed) {
 			runs(withPod(o))
-			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[2].PodDeleted.Name = "vm-2" })
+			edit(o, func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[2].PodDeleted.Name = ptr.To("vm-2") })
 		}, exit: "vm-gone", ready: "False Draining"},
 		{name: "podDeleted has a selector now, nothing seen yet", scene: func(o *observed) {
 			runs(withPod(o))
@@ -195,9 +196,11 @@ func TestUpdate(t *testing.T) {
 func TestUpdateService(t *testing.T) {
 	o := scene()
 	runs(withPod(o))
-	edit(o, func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds, s.Service.Port = 61, 1 })
+	edit(o, func(s *v1alpha1.NBDExportSpec) {
+		s.Drain.TimeoutSeconds, s.Service.Port = ptr.To[int32](61), ptr.To[int32](1)
+	})
 	p := decide(o)
-	if s := statusOf(o.export, p); !p.applyService || s.URI != "nbd://nbd-e.vms.svc:1/disk" {
-		t.Errorf("Service applied: %v, URI %s", p.applyService, s.URI)
+	if s := statusOf(o.export, p); !p.applyService || ptr.Deref(s.URI, "") != "nbd://nbd-e.vms.svc:1/disk" {
+		t.Errorf("Service applied: %v, URI %s", p.applyService, ptr.Deref(s.URI, ""))
 	}
 }

@@ -3,12 +3,14 @@ package controllers
 import (
 	"context"
 	"maps"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/cache"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -58,6 +60,9 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 	if err := mgr.Add(r.Servers); err != nil {
 		return err
 	}
+	if opts.RateLimiter == nil {
+		opts.RateLimiter = retries()
+	}
 	r.told = cache.NewLRUExpireCacheWithClock(maxTold, r.Clock)
 	return ctrl.NewControllerManagedBy(mgr).
 		Named("nbdexport").
@@ -75,6 +80,13 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 		WatchesRawSource(source.Channel(r.Servers.Changes(), &handler.EnqueueRequestForObject{})).
 		WithOptions(opts).
 		Complete(r)
+}
+
+// retries are when an export is tried again for which something has failed: at once, then
+// later and later, but never later than after refusedDelay. After an hour without an API
+// server, or with a broken webhook, nobody should have to wait for a quarter of another.
+func retries() workqueue.TypedRateLimiter[reconcile.Request] {
+	return workqueue.NewTypedItemExponentialFailureRateLimiter[reconcile.Request](5*time.Millisecond, refusedDelay)
 }
 
 // podMoved lets those changes of a pod through that concern others: it is there,

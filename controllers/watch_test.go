@@ -4,10 +4,13 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
@@ -51,9 +54,9 @@ func TestExportMoved(t *testing.T) {
 		want   bool
 	}{
 		"labels":  {func(e *v1alpha1.NBDExport) { e.Labels = map[string]string{"a": "b"} }, false},
-		"limits":  {func(e *v1alpha1.NBDExport) { e.Spec.Limits.Connections = 7 }, false},
+		"limits":  {func(e *v1alpha1.NBDExport) { e.Spec.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](7)} }, false},
 		"claim":   {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Source.PersistentVolumeClaim.ClaimName = "x" }, true},
-		"access":  {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite }, true},
+		"access":  {func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = ptr.To(v1alpha1.ReadWrite) }, true},
 		"it ends": {func(e *v1alpha1.NBDExport) { e.Status.Exit = &v1alpha1.ExitStatus{} }, true},
 	} {
 		to := from.DeepCopy()
@@ -61,5 +64,20 @@ func TestExportMoved(t *testing.T) {
 		if got := exportMoved().Update(event.UpdateEvent{ObjectOld: from, ObjectNew: to}); got != c.want {
 			t.Errorf("%s: %v, want %v", name, got, c.want)
 		}
+	}
+}
+
+// TestRetries fails for hours.
+func TestRetries(t *testing.T) {
+	limiter := retries()
+	var e reconcile.Request
+	if first := limiter.When(e); first > time.Second {
+		t.Errorf("the first after %v", first)
+	}
+	for range 1000 {
+		limiter.When(e)
+	}
+	if last := limiter.When(e); last != refusedDelay {
+		t.Errorf("the last after %v", last)
 	}
 }

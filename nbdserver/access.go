@@ -33,7 +33,7 @@ func clientOf(nc net.Conn) client {
 // doesn't tell.
 func uidOf(nc net.Conn) uint32 {
 	const nobody = 65534
-	sc, ok := nc.(syscall.Conn)
+	sc, ok := below(nc).(syscall.Conn)
 	if !ok {
 		return nobody
 	}

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -93,12 +92,8 @@ func errorOf(_ access, err error) error { return err }
 
 // Over a unix socket, a client is a user.
 func TestPeerOfUnixSocket(t *testing.T) {
-	dir, err := os.MkdirTemp("", "peer") // t.TempDir is too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
-	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	t.Chdir(t.TempDir()) // its path may be too long for a socket
+	l, err := net.Listen("unix", "s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +108,9 @@ func TestPeerOfUnixSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer nc.Close()
-	if got, want := clientOf(nc), (client{unix: true, uid: uint32(os.Getuid())}); got != want {
-		t.Errorf("%+v, not %+v", got, want)
+	for _, nc := range []net.Conn{nc, wrapped{nc}} {
+		if got, want := clientOf(nc), (client{unix: true, uid: uint32(os.Getuid())}); got != want {
+			t.Errorf("%T: %+v, not %+v", nc, got, want)
+		}
 	}
 }

@@ -11,8 +11,8 @@ func replyTo(r wire.Request) wire.Reply {
 
 // answer sends the reply to a request that succeeded.
 func (c *Conn) answer(r wire.Request, data []byte, extents []wire.Extent) {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
 	b := c.header[:0]
 	switch {
 	case r.Command == wire.CmdBlockStatus:
@@ -33,8 +33,8 @@ func (c *Conn) answer(r wire.Request, data []byte, extents []wire.Extent) {
 // refuse sends the reply to a request that failed, with the reason in words for
 // clients that can take it.
 func (c *Conn) refuse(r wire.Request, no *refusal) {
-	c.writing.Lock()
-	defer c.writing.Unlock()
+	c.writing <- struct{}{}
+	defer func() { <-c.writing }()
 	b := c.header[:0]
 	switch {
 	case !c.structured:

@@ -59,8 +59,10 @@ type Conn struct {
 	progress progress
 	inFlight sync.WaitGroup
 
-	// Held while a reply is made and sent, with what is used again for the next.
-	writing sync.Mutex
+	// writing is full while a reply is made and sent, with what is used again for the
+	// next. It is no mutex: clients may take their time, and a test's clock stands
+	// still while a goroutine waits for a mutex (package synctest).
+	writing chan struct{}
 	header  [64]byte    // of a reply, or of its first chunk
 	bufs    [][]byte    // the parts of a piece
 	out     net.Buffers // what is left of bufs
@@ -125,14 +127,15 @@ var (
 // newConn is called with s.mu held.
 func newConn(s *Server, nc net.Conn, from client) *Conn {
 	c := &Conn{
-		srv:   s,
-		raw:   nc,
-		nc:    nc,
-		peer:  nc.RemoteAddr(),
-		from:  from,
-		since: time.Now(), // with the monotonic clock, see moved
-		br:    bufio.NewReaderSize(nc, readBuffer),
-		slots: make(chan struct{}, maxRequests),
+		srv:     s,
+		raw:     nc,
+		nc:      nc,
+		peer:    nc.RemoteAddr(),
+		from:    from,
+		since:   time.Now(), // with the monotonic clock, see moved
+		br:      bufio.NewReaderSize(nc, readBuffer),
+		slots:   make(chan struct{}, maxRequests),
+		writing: make(chan struct{}, 1),
 	}
 	l := s.limits.Load()
 	c.memory.resize(l.MaxConnectionMemory)
@@ -156,7 +159,7 @@ func (c *Conn) serve() {
 	err = c.over
 	c.mu.Unlock()
 	c.endTLS()
-	if errors.Is(err, errDrained) || errors.Is(err, errTLS) {
+	if errors.Is(err, errDrained) || errors.Is(err, errTLS) || errors.Is(err, errBadRequest) {
 		c.hangUp()
 	}
 	c.cancel()

@@ -1,6 +1,7 @@
 package nbdserver
 
 import (
+	"bytes"
 	"context"
 	"net"
 	"strings"
@@ -46,6 +47,58 @@ func TestHandshakeTimeout(t *testing.T) {
 				c.eof()
 				if d := time.Since(start); d != DefaultHandshakeTimeout {
 					t.Errorf("closed after %v", d)
+				}
+			})
+		})
+	}
+}
+
+// Behind what breaks the protocol the server closes, and the client gets what was
+// answered before, however much it has sent on: a reset would destroy it.
+func TestBadRequestDestroysNoAnswer(t *testing.T) {
+	more := make([]byte, 4*socketBuffer)
+	for name, tt := range map[string]struct {
+		connected bool
+		say       []byte
+		see       func(*rawClient)
+	}{
+		"option of 2 MiB": {false, pack("IHAVEOPT", uint32(wire.OptInfo), uint32(2<<20), more), func(c *rawClient) {
+			c.expect(wire.OptInfo, wire.RepErrTooBig)
+		}},
+		"too many options": {false, pack(bytes.Repeat(pack("IHAVEOPT", uint32(wire.OptList), uint32(0)), maxOptions+maxPerExport), more), func(c *rawClient) {
+			for range maxOptions + maxPerExport {
+				c.expect(wire.OptList, wire.RepAck)
+			}
+		}},
+		"no request": {true, pack(uint32(0x25609513), uint16(0), uint16(wire.CmdRead), uint64(1), uint64(0), uint32(512), more), func(c *rawClient) {
+			c.must(1, 0)
+			c.get(512)
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newMemory(t, 1<<20)
+				client, server := socketPair()
+				s.init()
+				s.start(server)
+				c := &rawClient{t, client}
+				if tt.connected {
+					c.begin(false)
+				} else {
+					c.greet(3)
+				}
+				c.put(tt.say)
+				synctest.Wait()
+				tt.see(c)
+				if b := c.all(); len(b) > 0 {
+					t.Errorf("then comes %x", b)
+				}
+				// Whoever goes on sending is cut off.
+				time.Sleep(lingerTimeout - time.Millisecond)
+				c.put(more)
+				time.Sleep(2 * time.Millisecond)
+				if _, err := c.Write(more); err == nil {
+					t.Error("the connection is open still")
 				}
 			})
 		})

@@ -110,10 +110,7 @@ func (s *Server) BeginDrain(condition string) {
 // drain takes the server from Draining to Ended. It alone changes the phase.
 func (s *Server) drain() {
 	policy := s.policy()
-	if policy.Timeout != Infinite && policy.Timeout <= policy.Grace {
-		policy.Grace = Infinite // or chance would decide what comes first
-	}
-	grace, stopGrace := timer(policy.Grace)
+	grace, stopGrace := timer(policy.grace())
 	defer stopGrace()
 	timeout, stopTimeout := timer(policy.Timeout)
 	defer stopTimeout()

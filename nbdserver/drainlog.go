@@ -20,11 +20,20 @@ func (s *Server) policy() DrainPolicy {
 // String returns the policy as it stands in the status.
 func (p Policy) String() string { return [...]string{"refuse", "disconnect"}[p] }
 
+// grace is when the grace is over, Infinite if the timeout takes its place: or
+// chance would decide which of the two comes first.
+func (d DrainPolicy) grace() time.Duration {
+	if d.Timeout != Infinite && d.Timeout <= d.Grace {
+		return Infinite
+	}
+	return d.Grace
+}
+
 // until is the time from the beginning of the drain to the latest end of a
 // phase. It may be Infinite.
 func (d DrainPolicy) until(p Phase) time.Duration {
 	switch {
-	case p == Draining && d.Grace != Infinite && (d.Timeout == Infinite || d.Grace < d.Timeout):
+	case p == Draining && d.grace() != Infinite:
 		return d.Grace
 	case d.Timeout == Infinite:
 		return Infinite

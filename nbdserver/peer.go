@@ -33,7 +33,7 @@ var errDead = errors.New("client is dead: its network has acknowledged nothing f
 // that a window is closed, and would end a client that just doesn't read. And
 // keepalives alone don't do: the kernel sends none while data is unacknowledged.
 func (c *Conn) watchPeer() {
-	tcp, ok := c.raw.(*net.TCPConn)
+	tcp, ok := below(c.raw).(*net.TCPConn)
 	if !ok {
 		return
 	}
@@ -63,6 +63,18 @@ func (c *Conn) watchPeer() {
 			}
 		}
 	}()
+}
+
+// below is the connection that nc wraps, if it says so in the way of tls.Conn, and
+// else nc itself.
+func below(nc net.Conn) net.Conn {
+	for {
+		w, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = w.NetConn()
+	}
 }
 
 // tcpInfo asks the kernel how it stands with a connection.

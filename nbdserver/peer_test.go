@@ -42,35 +42,54 @@ func TestPeerIsDead(t *testing.T) {
 	}
 }
 
+// wrapped is a connection that wraps another, and says so.
+type wrapped struct{ net.Conn }
+
+func (w wrapped) NetConn() net.Conn { return w.Conn }
+
+type wrapping struct{ net.Listener }
+
+func (l wrapping) Accept() (net.Conn, error) {
+	nc, err := l.Listener.Accept()
+	return wrapped{wrapped{nc}}, err
+}
+
 // What a connection has to have for a dead client to be noticed, and must not
 // have for a slow one to be left alone, whatever its listener was made for.
 func TestPeerOptions(t *testing.T) {
-	s := newMemory(t, 1<<20)
-	l, err := (&net.ListenConfig{KeepAlive: -1}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go s.Serve(l)
-	t.Cleanup(func() { s.Close() })
-	dial(t, l.Addr()).begin(false)
-	tcp := s.connections()[0].nc.(*net.TCPConn)
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		t.Fatal(err)
-	}
-	get := func(level, option int) (n int) {
-		if cerr := raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), level, option) }); cerr != nil || err != nil {
-			t.Fatal(cerr, err)
-		}
-		return n
-	}
-	if on, idle, interval := get(unix.SOL_SOCKET, unix.SO_KEEPALIVE), get(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE), get(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL); on != 1 || idle != 15 || interval != 15 {
-		t.Errorf("keepalive %d, after %d s, every %d s", on, idle, interval)
-	}
-	if ms := get(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); ms != 0 {
-		t.Errorf("TCP_USER_TIMEOUT is %d ms: it ends clients that don't read", ms)
-	}
-	if _, err := tcpInfo(tcp); err != nil {
-		t.Error(err)
+	for name, wrap := range map[string]func(net.Listener) net.Listener{
+		"plain":   func(l net.Listener) net.Listener { return l },
+		"wrapped": func(l net.Listener) net.Listener { return wrapping{l} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newMemory(t, 1<<20)
+			l, err := (&net.ListenConfig{KeepAlive: -1}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			go s.Serve(wrap(l))
+			t.Cleanup(func() { s.Close() })
+			dial(t, l.Addr()).begin(false)
+			tcp := below(s.connections()[0].nc).(*net.TCPConn)
+			raw, err := tcp.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			get := func(level, option int) (n int) {
+				if cerr := raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), level, option) }); cerr != nil || err != nil {
+					t.Fatal(cerr, err)
+				}
+				return n
+			}
+			if on, idle, interval := get(unix.SOL_SOCKET, unix.SO_KEEPALIVE), get(unix.IPPROTO_TCP, unix.TCP_KEEPIDLE), get(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL); on != 1 || idle != 15 || interval != 15 {
+				t.Errorf("keepalive %d, after %d s, every %d s", on, idle, interval)
+			}
+			if ms := get(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT); ms != 0 {
+				t.Errorf("TCP_USER_TIMEOUT is %d ms: it ends clients that don't read", ms)
+			}
+			if _, err := tcpInfo(tcp); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

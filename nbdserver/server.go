@@ -118,7 +118,8 @@ func (s *Server) init() {
 // has closed l: every other trouble of accept(2) passes, and is waited for.
 //
 // A client that has vanished without a word is found out if its connection is a
-// *net.TCPConn, and not one that wraps it.
+// *net.TCPConn, and the user at the other end of a *net.UnixConn is known, also if
+// it is wrapped in a connection that has a method NetConn as tls.Conn does.
 func (s *Server) Serve(l net.Listener) error {
 	s.init()
 	s.mu.Lock()

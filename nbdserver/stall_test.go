@@ -46,6 +46,26 @@ func TestStalledReaderIsClosed(t *testing.T) {
 	})
 }
 
+// Whoever takes none of several replies is closed as well: the handlers that wait
+// for their turn to send don't hide that time passes.
+func TestStalledReaderOfManyIsClosed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 64*mib)
+		setLimits(t, s, Limits{MaxMemory: wire.MaxBlock})
+		hog, c := connect(t, s), connect(t, s)
+		hog.begin(false)
+		c.begin(false)
+		const reads = 4
+		for i := range uint64(reads) {
+			hog.request(0, wire.CmdRead, i, 0, wire.MaxBlock/reads)
+		}
+		time.Sleep(time.Hour)
+		about(t, "the wait", c.reads(4096), stallTimeout)
+		hog.eof()
+		c.Close()
+	})
+}
+
 func TestStalledWriterIsClosed(t *testing.T) {
 	for name, trickle := range map[string]bool{"silent": false, "a byte each second": true} {
 		t.Run(name, func(t *testing.T) {

@@ -46,7 +46,7 @@ type DrainBounds struct {
 	GraceSeconds   *float64 `json:"graceSeconds,omitempty"`
 	TimeoutSeconds *float64 `json:"timeoutSeconds,omitempty"`
 	// GraceEndsAt and TimeoutEndsAt are when they are over; missing before a
-	// drain too.
+	// drain too, and the first one if the second isn't later.
 	GraceEndsAt   *time.Time `json:"graceEndsAt,omitempty"`
 	TimeoutEndsAt *time.Time `json:"timeoutEndsAt,omitempty"`
 }
@@ -151,6 +151,9 @@ func (d DrainPolicy) bounds(began *time.Time) DrainBounds {
 		return new(d.Seconds()), new(began.Add(d))
 	}
 	b.GraceSeconds, b.GraceEndsAt = bound(d.Grace)
+	if d.grace() == Infinite {
+		b.GraceEndsAt = nil
+	}
 	b.TimeoutSeconds, b.TimeoutEndsAt = bound(d.Timeout)
 	return b
 }

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/nbdexport/nbdexport/nbdserver/report"
 	"github.com/nbdexport/nbdexport/nbdserver/wire"
 )
 
@@ -99,4 +100,24 @@ func TestUnboundedDrainInStatus(t *testing.T) {
 	if b := s.Status().Drain; fmt.Sprint(b) != fmt.Sprint(DrainBounds{Policy: "refuse"}) {
 		t.Errorf("%+v", b)
 	}
+}
+
+// TestTimeoutBeforeTheGrace: a grace that the timeout takes the place of has no end
+// of its own.
+func TestTimeoutBeforeTheGrace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, grace := range []time.Duration{30 * time.Second, time.Minute} {
+			s := newMemory(t, 1<<20)
+			s.DrainPolicy = &DrainPolicy{Grace: grace, Timeout: 30 * time.Second}
+			c := connect(t, s)
+			c.begin(false)
+			s.BeginDrain("test")
+			end := time.Now().UTC().Add(30 * time.Second)
+			want := DrainBounds{Policy: "refuse", GraceSeconds: new(grace.Seconds()), TimeoutSeconds: new(30.0), TimeoutEndsAt: &end}
+			if got, want := asJSON(t, s.Status().Drain), asJSON(t, want); got != want {
+				t.Errorf("the bounds are\n%s\nnot\n%s", got, want)
+			}
+			ended(t, s, 30*time.Second, report.ExitClientsCut)
+		}
+	})
 }

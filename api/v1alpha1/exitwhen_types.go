@@ -4,6 +4,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 )
 
 // RunDir is the directory that every container of an export's pod shares: the
@@ -73,8 +74,10 @@ type ExitCondition struct {
 }
 
 // ObjectCondition is an entry of status.conditions of an object of any kind that
-// the operator may get. The object is in the namespace of the export, unless its
-// kind has none. One that doesn't exist has no conditions.
+// the operator may get, but for Secrets. The object is in the namespace of the
+// export, unless its kind has none. One that doesn't exist has no conditions.
+//
+// +kubebuilder:validation:XValidation:rule="self.kind != 'Secret' || self.apiVersion.contains('/')",message="Secrets are only read for TLS: name an object of another kind",fieldPath=".kind"
 type ObjectCondition struct {
 	// apiVersion of the object, such as batch/v1: 1 to 253 characters.
 	// +required
@@ -94,6 +97,7 @@ type ObjectCondition struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[^/%]*[^./%][^/%]*$`
 	Name string `json:"name,omitempty"`
 
 	// condition is the type of the condition, such as Complete: 1 to 316
@@ -107,7 +111,7 @@ type ObjectCondition struct {
 	// +optional
 	// +default="True"
 	// +kubebuilder:validation:Enum="True";"False";Unknown
-	Status metav1.ConditionStatus `json:"status,omitempty"`
+	Status *metav1.ConditionStatus `json:"status,omitempty"`
 }
 
 // LastClientLeft is the condition that clients have come and gone.
@@ -118,7 +122,7 @@ type LastClientLeft struct {
 	// +default=0
 	// +kubebuilder:validation:Minimum=0
 	// +kubebuilder:validation:Maximum=86400
-	GraceSeconds int32 `json:"graceSeconds,omitempty"`
+	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 }
 
 // Idle is the condition that nobody is connected.
@@ -140,21 +144,22 @@ type Deadline struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=31536000
-	Seconds int32 `json:"seconds,omitempty"`
+	Seconds *int32 `json:"seconds,omitempty"`
 
-	// time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds. One in
-	// the past has come already.
+	// time as in RFC 3339, such as 2026-01-31T18:30:00Z, in whole seconds, from 1970
+	// to 9999. One in the past has come already.
 	// +optional
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:Format=date-time
 	// +kubebuilder:validation:Pattern=`^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$`
+	// +kubebuilder:validation:XValidation:rule="self >= timestamp('1970-01-01T00:00:00Z') && self <= timestamp('9999-12-31T23:59:59Z')",message="time must be from 1970 to 9999 in UTC"
 	Time *metav1.Time `json:"time,omitempty"`
 }
 
 // At is when the deadline of an export is that was created at the given time, in
 // UTC and whole seconds.
 func (d Deadline) At(created time.Time) time.Time {
-	at := created.Add(time.Duration(d.Seconds) * time.Second)
+	at := created.Add(time.Duration(ptr.Deref(d.Seconds, 0)) * time.Second)
 	if d.Time != nil {
 		at = d.Time.Time
 	}
@@ -169,7 +174,8 @@ type PodDeleted struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	Name string `json:"name,omitempty"`
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+	Name *string `json:"name,omitempty"`
 
 	// selector finds pods by their labels; it must not be empty. The condition is
 	// met when at least one has been seen and all of them are being deleted, are
@@ -188,11 +194,12 @@ type FileCondition struct {
 }
 
 // SentinelPath is a path beneath RunDir in its shortest form, without empty, "."
-// and ".." parts: at most 1024 characters.
+// and ".." parts, or control characters: at most 1024 characters.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="self.startsWith('/run/nbdexport/') && !(self + '/').matches('/[.]{0,2}/')",message="path must lie beneath /run/nbdexport/, the directory that the containers of the pod share, and have no empty, \".\" or \"..\" part: write it as /run/nbdexport/stop"
+// +kubebuilder:validation:XValidation:rule="!self.matches('[[:cntrl:]]')",message="path must not contain a control character"
 // +kubebuilder:validation:XValidation:rule="!(self in ['/run/nbdexport/control.sock', '/run/nbdexport/report.json'])",message="control.sock and report.json in /run/nbdexport are the server's own"
 type SentinelPath string
 
@@ -215,12 +222,14 @@ type ProcessExited struct {
 // twice at once. Exit code 88 is yes; every other one is no.
 type Script struct {
 	// command is the program and its arguments, without a shell: 1 to 32, of at
-	// most 4096 characters each.
+	// most 4096 characters each and 16384 together.
 	// +required
 	// +listType=atomic
 	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MaxLength=4096
+	// +kubebuilder:validation:XValidation:rule="self[0] != ''",message="command must begin with a program"
+	// +kubebuilder:validation:XValidation:rule="self.map(c, size(c)).sum() <= 16384",message="command must have at most 16384 characters together: put what is longer into a file"
 	Command []string `json:"command,omitempty"`
 
 	// timeoutSeconds bounds one run, after which it is killed and counts as no:
@@ -229,5 +238,5 @@ type Script struct {
 	// +default=30
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
-	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+	TimeoutSeconds *int32 `json:"timeoutSeconds,omitempty"`
 }

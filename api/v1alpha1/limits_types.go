@@ -11,22 +11,22 @@ type Limits struct {
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	Connections int32 `json:"connections,omitempty"`
+	Connections *int32 `json:"connections,omitempty"`
 
 	// connectionsPerClient is the same for one IP address: 1 to 65535, without a
 	// limit by default.
 	// +optional
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	ConnectionsPerClient int32 `json:"connectionsPerClient,omitempty"`
+	ConnectionsPerClient *int32 `json:"connectionsPerClient,omitempty"`
 
 	// bytesPerSecond is how much all clients together may read, and how much they
-	// may write: a whole number above zero, such as 100Mi; without a limit by
-	// default. After a pause, what two seconds allow can be moved at once.
+	// may write: a whole number above zero, at most 1Pi, such as 100Mi; without
+	// a limit by default. After a pause, what two seconds allow can be moved at once.
 	// +optional
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).isGreaterThan(quantity('0'))",message="bytesPerSecond must be a whole number of bytes above zero"
+	// +kubebuilder:validation:XValidation:rule="string(self).matches('^[0-9]+(k|[MGTP]|[KMGTP]i)?$') && quantity(string(self)).isGreaterThan(quantity('0')) && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="bytesPerSecond must be a whole number of bytes above zero, at most 1Pi, such as 1536Mi"
 	BytesPerSecond *resource.Quantity `json:"bytesPerSecond,omitempty"`
 
 	// allowedClientCIDRs are the only addresses that clients may connect from, as

@@ -44,7 +44,7 @@ type NBDExport struct {
 
 	// status is what the operator has seen and done.
 	// +optional
-	Status NBDExportStatus `json:"status,omitzero"`
+	Status *NBDExportStatus `json:"status,omitempty"`
 }
 
 // NBDExportList is a list of NBDExports.
@@ -59,6 +59,8 @@ type NBDExportList struct {
 }
 
 // NBDExportSpec says what is offered, how, and until when.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.exitWhen) || !self.exitWhen.exists(c, has(c.processExited)) || (has(self.template) && has(self.template.containers) && size(self.template.containers) > 0)",message="processExited is about the containers of the template, and there are none: put the one in whose process it is",fieldPath=".exitWhen"
 type NBDExportSpec struct {
 	// volumes are what is offered: 1 to 32. The first is also what a client
 	// gets that names no export.
@@ -85,35 +87,35 @@ type NBDExportSpec struct {
 	// +default=60
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=3600
-	PollSeconds int32 `json:"pollSeconds,omitempty"`
+	PollSeconds *int32 `json:"pollSeconds,omitempty"`
 
 	// drain says how the clients are treated once the export has to end.
 	// +optional
 	// +default={}
-	Drain Drain `json:"drain,omitzero"`
+	Drain *Drain `json:"drain,omitempty"`
 
 	// tls says how connections are protected. By default clients have to use TLS and
 	// to show the certificate that is made for them.
 	// +optional
 	// +default={}
-	TLS TLS `json:"tls,omitzero"`
+	TLS *TLS `json:"tls,omitempty"`
 
 	// service is how the export is reached.
 	// +optional
 	// +default={}
-	Service Service `json:"service,omitzero"`
+	Service *Service `json:"service,omitempty"`
 
 	// networkPolicy says who reaches the export's pod over the network. It can be
 	// changed, and holds at once where the network plugin holds NetworkPolicies.
 	// +optional
 	// +default={}
-	NetworkPolicy NetworkPolicy `json:"networkPolicy,omitzero"`
+	NetworkPolicy *NetworkPolicy `json:"networkPolicy,omitempty"`
 
 	// limits are what clients may use, and who may be one. They can be changed, and
 	// hold without a new pod and without a disconnect, within two minutes or so: it
 	// is the kubelet that brings them to the server.
 	// +optional
-	Limits Limits `json:"limits,omitzero"`
+	Limits *Limits `json:"limits,omitempty"`
 
 	// ttlSecondsAfterFinished is how long after its end the NBDExport is deleted,
 	// with its pod and what else was made for it: 0 to 31536000 seconds, which is a
@@ -126,7 +128,7 @@ type NBDExportSpec struct {
 	// template says what the export's pod has beside the server, where it runs
 	// and what it may use.
 	// +optional
-	Template PodTemplate `json:"template,omitzero"`
+	Template *PodTemplate `json:"template,omitempty"`
 }
 
 // DrainPolicy is what becomes of clients that are still connected when the
@@ -157,7 +159,7 @@ type Drain struct {
 	// +default=600
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=86400
-	TimeoutSeconds int32 `json:"timeoutSeconds,omitempty"`
+	TimeoutSeconds *int32 `json:"timeoutSeconds,omitempty"`
 
 	// graceSeconds is how long clients that are connected may go on: 0 to
 	// timeoutSeconds. Without it they have nine tenths of timeoutSeconds.
@@ -171,14 +173,14 @@ type Drain struct {
 	// the connection.
 	// +optional
 	// +default="Refuse"
-	Policy DrainPolicy `json:"policy,omitempty"`
+	Policy *DrainPolicy `json:"policy,omitempty"`
 }
 
 // Grace is GraceSeconds, or what holds in its place when it isn't set, in
 // seconds.
-func (d Drain) Grace() int32 {
-	if d.GraceSeconds != nil {
+func (d *Drain) Grace() int32 {
+	if d != nil && d.GraceSeconds != nil {
 		return *d.GraceSeconds
 	}
-	return d.TimeoutSeconds * 9 / 10
+	return d.GetTimeoutSeconds() * 9 / 10
 }

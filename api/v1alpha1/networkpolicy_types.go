@@ -24,7 +24,7 @@ type NetworkPolicy struct {
 	// mode is Managed or None.
 	// +optional
 	// +default="Managed"
-	Mode NetworkPolicyMode `json:"mode,omitempty"`
+	Mode *NetworkPolicyMode `json:"mode,omitempty"`
 
 	// from are the peers that reach the NBD port, 1 to 32; without it everybody
 	// does. Addresses of pods change, and some network plugins don't match them

@@ -90,6 +90,9 @@ const (
 	// ReasonPodRejected says that the API server refused the pod or the Service:
 	// a quota, an admission policy or something invalid in the template.
 	ReasonPodRejected = "PodRejected"
+	// ReasonServiceMissing says that the server runs, but that its Service is gone and
+	// couldn't be made again: clients can't connect.
+	ReasonServiceMissing = "ServiceMissing"
 	// ReasonImagePullFailed says that an image of the pod can't be had.
 	ReasonImagePullFailed = "ImagePullFailed"
 	// ReasonContainerFailed says that a container of the pod can't be created or

@@ -29,14 +29,14 @@ type Service struct {
 	// unless told otherwise, limits that look at addresses see that one.
 	// +optional
 	// +default="ClusterIP"
-	Type ServiceType `json:"type,omitempty"`
+	Type *ServiceType `json:"type,omitempty"`
 
 	// port is the TCP port of the Service: 1 to 65535.
 	// +optional
 	// +default=10809
 	// +kubebuilder:validation:Minimum=1
 	// +kubebuilder:validation:Maximum=65535
-	Port int32 `json:"port,omitempty"`
+	Port *int32 `json:"port,omitempty"`
 
 	// annotations of the Service, such as those that a load balancer reads: at most
 	// 32, of at most 4096 characters. Keys that begin with nbdexport.io/ are taken.

@@ -1,9 +1,6 @@
 package v1alpha1
 
-import (
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-)
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 // NBDExportStatus is what the operator has seen and done.
 type NBDExportStatus struct {
@@ -14,19 +11,21 @@ type NBDExportStatus struct {
 	// +optional
 	// +listType=map
 	// +listMapKey=type
+	// +patchStrategy=merge
+	// +patchMergeKey=type
 	// +kubebuilder:validation:MaxItems=16
-	Conditions []metav1.Condition `json:"conditions,omitempty"`
+	Conditions []metav1.Condition `json:"conditions,omitempty" patchStrategy:"merge" patchMergeKey:"type" protobuf:"bytes,1,rep,name=conditions"`
 
 	// observedGeneration is the generation of the spec that this status is about.
 	// +optional
-	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	ObservedGeneration *int64 `json:"observedGeneration,omitempty"`
 
 	// uri is where the first volume is offered, in the form that libnbd and qemu
 	// take.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
-	URI string `json:"uri,omitempty"`
+	URI *string `json:"uri,omitempty"`
 
 	// volumes are the volumes with the URI of each.
 	// +optional
@@ -39,13 +38,13 @@ type NBDExportStatus struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	PodName string `json:"podName,omitempty"`
+	PodName *string `json:"podName,omitempty"`
 
 	// serviceName is the Service by which clients reach the pod.
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	ServiceName string `json:"serviceName,omitempty"`
+	ServiceName *string `json:"serviceName,omitempty"`
 
 	// connections are the connections of clients that are open, those that are still
 	// negotiating among them: 0 or more, as the server said within the last half a
@@ -65,7 +64,7 @@ type NBDExportStatus struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	ClientSecretName string `json:"clientSecretName,omitempty"`
+	ClientSecretName *string `json:"clientSecretName,omitempty"`
 
 	// watchedPods are the pods of the podDeleted conditions as they were first
 	// seen, before anything was served or when the condition came into the spec. Another pod of the same name isn't the one
@@ -103,17 +102,19 @@ type WatchedPod struct {
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=63
 	Name string `json:"name,omitempty"`
-	// uid of the pod, or of one that the selector found.
+	// uid of the pod, or of one that the selector found: 1 to 128 characters.
 	// +required
-	UID types.UID `json:"uid,omitempty"`
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=128
+	UID string `json:"uid,omitempty"`
 	// podName is the pod that the condition names. When it names another one, this
 	// record counts for nothing.
 	// +optional
-	PodName string `json:"podName,omitempty"`
+	PodName *string `json:"podName,omitempty"`
 	// selector is that of the condition, as kubectl writes it. When it is another
 	// one, this record counts for nothing.
 	// +optional
-	Selector string `json:"selector,omitempty"`
+	Selector *string `json:"selector,omitempty"`
 }
 
 // ExitStatus is why, when and how an export ended.

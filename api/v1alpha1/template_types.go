@@ -11,12 +11,18 @@ type PodTemplate struct {
 	// them. Where a container sets no securityContext it gets the one that
 	// the Pod Security Standard "restricted" asks for. One that doesn't end on
 	// SIGTERM holds up the end of the pod, though not that of the export. The name
-	// nbdserver is taken.
+	// nbdserver and the TCP ports 10809 and 10810 are taken, and of the volumes
+	// whose names begin with nbdexport- only nbdexport-run can be mounted, at that
+	// directory. Each has at most 64 ports, volumeMounts and volumeDevices. There is no
+	// restartPolicy but Always, and no rule about it.
 	// +optional
 	// +listType=map
 	// +listMapKey=name
 	// +kubebuilder:validation:MaxItems=8
 	// +kubebuilder:validation:XValidation:rule="self.all(c, c.name != 'nbdserver')",message="the container name nbdserver is taken by the server"
+	// +kubebuilder:validation:XValidation:rule="self.all(c, (!has(c.restartPolicy) || c.restartPolicy == 'Always') && !has(c.restartPolicyRules))",message="containers of the template are native sidecars, which are always started again: leave restartPolicy and restartPolicyRules out"
+	// +kubebuilder:validation:XValidation:rule="self.all(c, (!has(c.volumeMounts) || c.volumeMounts.all(m, m.mountPath == '/run/nbdexport' ? m.name == 'nbdexport-run' : !m.name.startsWith('nbdexport-'))) && (!has(c.volumeDevices) || c.volumeDevices.all(d, !d.name.startsWith('nbdexport-'))))",message="volumes whose names begin with nbdexport- are the server's: a container may mount only nbdexport-run of them, at /run/nbdexport, where nothing else can be mounted"
+	// +kubebuilder:validation:XValidation:rule="self.all(c, !has(c.ports) || c.ports.all(p, !(p.containerPort in [10809, 10810]) || (has(p.protocol) && p.protocol != 'TCP')))",message="the TCP ports 10809 and 10810 are the server's: have the container listen on another one"
 	Containers []corev1.Container `json:"containers,omitempty"`
 
 	// volumes are for the containers above to mount, at most 16. Names that begin
@@ -55,6 +61,7 @@ type PodTemplate struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	PriorityClassName *string `json:"priorityClassName,omitempty"`
 
 	// imagePullSecrets are the Secrets of the namespace with which the images of the
@@ -78,9 +85,11 @@ type PodTemplate struct {
 	Labels map[string]LabelValue `json:"labels,omitempty"`
 
 	// annotations of the pod, at most 32, of at most 4096 characters. Keys that
-	// begin with nbdexport.io/ are taken.
+	// begin with nbdexport.io/ are taken, and none takes AppArmor's profile from a
+	// container.
 	// +optional
 	// +kubebuilder:validation:MaxProperties=32
+	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('container.apparmor.security.beta.kubernetes.io/'))",message="annotations that begin with container.apparmor.security.beta.kubernetes.io/ would change the server's container too: use securityContext.appArmorProfile of a container of the template"
 	// +kubebuilder:validation:XValidation:rule="self.all(k, !k.startsWith('nbdexport.io/'))",message="annotations that begin with nbdexport.io/ are taken by the operator"
 	Annotations map[string]AnnotationValue `json:"annotations,omitempty"`
 }
@@ -103,6 +112,7 @@ type ImagePullSecret struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	Name string `json:"name,omitempty"`
 }
 

@@ -1,5 +1,7 @@
 package v1alpha1
 
+import "k8s.io/utils/ptr"
+
 // TLSMode says whether connections are protected.
 //
 // +kubebuilder:validation:Enum=Required;Disabled
@@ -35,7 +37,7 @@ type TLS struct {
 	// protected.
 	// +optional
 	// +default="Required"
-	Mode TLSMode `json:"mode,omitempty"`
+	Mode *TLSMode `json:"mode,omitempty"`
 
 	// clientAuth is Required, where clients have to show a certificate, or None.
 	// With certificates of the operator's it is the one in status.clientSecretName;
@@ -43,7 +45,7 @@ type TLS struct {
 	// its ca.crt is good.
 	// +optional
 	// +default="Required"
-	ClientAuth ClientAuth `json:"clientAuth,omitempty"`
+	ClientAuth *ClientAuth `json:"clientAuth,omitempty"`
 
 	// secretRef is a Secret with a certificate of your own for the server, such as
 	// cert-manager makes and renews. Without it the operator issues certificates, and
@@ -65,7 +67,7 @@ type TLSSecretReference struct {
 }
 
 // Enabled tells whether clients have to use TLS.
-func (t TLS) Enabled() bool { return t.Mode != TLSDisabled }
+func (t *TLS) Enabled() bool { return t == nil || ptr.Deref(t.Mode, TLSRequired) != TLSDisabled }
 
 // Issued tells whether the certificates are the operator's.
-func (t TLS) Issued() bool { return t.Enabled() && t.SecretRef == nil }
+func (t *TLS) Issued() bool { return t.Enabled() && t.GetSecretRef() == nil }

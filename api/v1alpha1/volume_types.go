@@ -1,6 +1,9 @@
 package v1alpha1
 
-import "k8s.io/apimachinery/pkg/api/resource"
+import (
+	"k8s.io/apimachinery/pkg/api/resource"
+	"k8s.io/utils/ptr"
+)
 
 // Access is what clients may do with a volume.
 //
@@ -53,19 +56,19 @@ type Volume struct {
 	// volume too is ReadOnly unless it says otherwise.
 	// +optional
 	// +default="ReadOnly"
-	Access Access `json:"access,omitempty"`
+	Access *Access `json:"access,omitempty"`
 
 	// format is how the bytes lie in the file or device: Raw as they are, Qcow2 as an
 	// image of qemu's, which is ReadOnly or CopyOnWrite. It is never guessed: who
 	// writes a raw disk could make it look like an image of another size or content.
 	// +optional
 	// +default="Raw"
-	Format Format `json:"format,omitempty"`
+	Format *Format `json:"format,omitempty"`
 
 	// scratch is where the changes to a CopyOnWrite volume are. It is required for
 	// such a volume, and there is none for others.
 	// +optional
-	Scratch Scratch `json:"scratch,omitzero"`
+	Scratch *Scratch `json:"scratch,omitempty"`
 }
 
 // Scratch is the place on the node's disk for the changes to a CopyOnWrite volume.
@@ -79,12 +82,13 @@ type Scratch struct {
 	// +required
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="sizeLimit must be a whole number of bytes from 64Ki to 1Pi"
-	SizeLimit resource.Quantity `json:"sizeLimit,omitzero"`
+	// +kubebuilder:validation:XValidation:rule="string(self).matches('^[0-9]+(k|[MGTP]|[KMGTP]i)?$') && quantity(string(self)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="sizeLimit must be a whole number of bytes from 64Ki to 1Pi, such as 1536Mi"
+	SizeLimit *resource.Quantity `json:"sizeLimit,omitempty"`
 }
 
 // VolumeSource is where the bytes of a volume are.
 //
+// +kubebuilder:validation:MinProperties=1
 // +kubebuilder:validation:ExactlyOneOf=persistentVolumeClaim;volumeSnapshot;memory
 type VolumeSource struct {
 	// persistentVolumeClaim is a claim in the namespace of the export.
@@ -113,16 +117,17 @@ type ClaimSource struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	ClaimName string `json:"claimName,omitempty"`
 
 	// path is the file that is offered of a Filesystem claim. Without it the file is
 	// disk.img. A Block claim has no path.
 	// +optional
-	Path FilePath `json:"path,omitempty"`
+	Path *FilePath `json:"path,omitempty"`
 }
 
 // File is Path, or what holds in its place when it isn't set.
-func (c ClaimSource) File() string { return c.Path.orDefault() }
+func (c ClaimSource) File() string { return string(ptr.Deref(c.Path, DefaultPath)) }
 
 // SnapshotSource is a VolumeSnapshot (snapshot.storage.k8s.io/v1): the device of
 // a Block volume, or a file of a Filesystem volume, as it was when the snapshot
@@ -132,6 +137,7 @@ type SnapshotSource struct {
 	// +required
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
 	Name string `json:"name,omitempty"`
 
 	// storageClassName is the class of the temporary claim, which has to be one of
@@ -141,41 +147,35 @@ type SnapshotSource struct {
 	// +optional
 	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=253
-	StorageClassName string `json:"storageClassName,omitempty"`
+	// +kubebuilder:validation:Pattern=`^[a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`
+	StorageClassName *string `json:"storageClassName,omitempty"`
 
 	// path is the file that is offered of a Filesystem volume. Without it the file
 	// is disk.img. A Block volume has no path.
 	// +optional
-	Path FilePath `json:"path,omitempty"`
+	Path *FilePath `json:"path,omitempty"`
 }
 
 // File is Path, or what holds in its place when it isn't set.
-func (s SnapshotSource) File() string { return s.Path.orDefault() }
+func (s SnapshotSource) File() string { return string(ptr.Deref(s.Path, DefaultPath)) }
 
 // FilePath is a file relative to the root of a volume: 1 to 1024 characters
-// without commas or colons, and without empty, "." and ".." parts. A symbolic link
-// out of the volume isn't followed.
+// without commas, colons or control characters, and without empty, "." and ".."
+// parts. A symbolic link out of the volume isn't followed.
 //
 // +kubebuilder:validation:MinLength=1
 // +kubebuilder:validation:MaxLength=1024
 // +kubebuilder:validation:XValidation:rule="!('/' + self + '/').matches('/[.]{0,2}/')",message="path must be relative to the root of the claim and have no empty, \".\" or \"..\" part: write it as images/disk.img"
-// +kubebuilder:validation:XValidation:rule="!self.contains(',') && !self.contains(':')",message="path must not contain a comma or a colon"
+// +kubebuilder:validation:XValidation:rule="!self.matches('[,:[:cntrl:]]')",message="path must not contain a comma, a colon or a control character"
 type FilePath string
-
-func (p FilePath) orDefault() string {
-	if p == "" {
-		return DefaultPath
-	}
-	return string(p)
-}
 
 // MemorySource is a volume of zeros in the server's memory.
 type MemorySource struct {
-	// size in bytes: a whole number above zero, such as 64Mi. Only what was
-	// written takes memory.
+	// size in bytes: a whole number above zero, at most 1Pi, such as 64Mi. Only what
+	// was written takes memory.
 	// +required
 	// +kubebuilder:validation:XIntOrString
 	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="quantity(string(self)).isInteger() && quantity(string(self)).isGreaterThan(quantity('0'))",message="size must be a whole number of bytes above zero"
-	Size resource.Quantity `json:"size,omitzero"`
+	// +kubebuilder:validation:XValidation:rule="string(self).matches('^[0-9]+(k|[MGTP]|[KMGTP]i)?$') && quantity(string(self)).isGreaterThan(quantity('0')) && quantity(string(self)).compareTo(quantity('1Pi')) <= 0",message="size must be a whole number of bytes above zero, at most 1Pi, such as 1536Mi"
+	Size *resource.Quantity `json:"size,omitempty"`
 }

@@ -92,10 +92,14 @@ func statusPage(status func() nbdserver.Status) http.HandlerFunc {
 const lastAnswers = time.Second
 
 // serveHTTP serves h on l until stop is called. The timeouts keep a client that
-// stalls from holding a connection for ever.
+// stalls from holding a connection for ever, and the other bounds what all of them
+// can take.
 func serveHTTP(l net.Listener, h http.Handler, log *zap.Logger) (stop func()) {
+	conns := httpConns{last: map[net.Conn]uint64{}}
 	s := &http.Server{
 		Handler:           h,
+		ConnState:         conns.note,
+		MaxHeaderBytes:    16 << 10,
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		WriteTimeout:      30 * time.Second,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -64,12 +65,20 @@ func TestURI(t *testing.T) {
 	}
 }
 
-func TestListenUnix(t *testing.T) {
-	dir, err := os.MkdirTemp("", "listen") // t.TempDir is too long for a socket
+// socketDir is a directory with a path that leaves room for the name of a socket,
+// however long that of t.TempDir is. It is good in this process only.
+func socketDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.Open(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Cleanup(func() { dir.Close() })
+	return fmt.Sprintf("/proc/self/fd/%d", dir.Fd())
+}
+
+func TestListenUnix(t *testing.T) {
+	dir := socketDir(t)
 	at := func(name string) address { return address{"unix", filepath.Join(dir, name)} }
 
 	live, err := at("live").listen()

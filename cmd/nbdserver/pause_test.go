@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,12 +20,7 @@ import (
 )
 
 func TestCtlPause(t *testing.T) {
-	dir, err := os.MkdirTemp("", "nbd") // t.TempDir's may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	control := "unix://" + dir + "/ctl"
+	control := "unix://" + socketDir(t) + "/ctl"
 	l, err := listenControl(control)
 	if err != nil {
 		t.Fatal(err)

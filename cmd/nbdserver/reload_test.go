@@ -48,12 +48,7 @@ func TestReloader(t *testing.T) {
 
 // TestCtlReload: who asks by "nbdserver ctl" is told what went wrong.
 func TestCtlReload(t *testing.T) {
-	dir, err := os.MkdirTemp("", "nbd") // t.TempDir's may be too long for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	control := "unix://" + dir + "/ctl"
+	control := "unix://" + socketDir(t) + "/ctl"
 	l, err := listenControl(control)
 	if err != nil {
 		t.Fatal(err)

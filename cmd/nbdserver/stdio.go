@@ -69,6 +69,9 @@ func (c *stdioConn) Close() error {
 	return err
 }
 
+// NetConn is the connection below, as the server looks for it.
+func (c *stdioConn) NetConn() net.Conn { return c.Conn }
+
 // CloseWrite closes the direction to the client.
 func (c *stdioConn) CloseWrite() error {
 	return c.Conn.(interface{ CloseWrite() error }).CloseWrite()

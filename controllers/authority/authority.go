@@ -13,6 +13,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -72,8 +73,9 @@ func New(organization string, now time.Time) (*Authority, error) {
 	return &Authority{signer: p}, nil
 }
 
-// Parse reads an authority as Data has written it.
-func Parse(data map[string][]byte) (*Authority, error) {
+// Parse reads an authority as Data has written it. It refuses what isn't fit to sign,
+// now or ever, whoever has put it there.
+func Parse(data map[string][]byte, now time.Time) (*Authority, error) {
 	certs, err := parseCertificates(data[bundleKey])
 	if err != nil {
 		return nil, errors.New(bundleKey + " has no certificates in PEM")
@@ -81,6 +83,9 @@ func Parse(data map[string][]byte) (*Authority, error) {
 	a := &Authority{}
 	if a.signer, err = newAuthorityPair(certs[0], data[signerKey]); err != nil {
 		return nil, errors.New(signerKey + " isn't the key of the first certificate in " + bundleKey + ", or that is none of an authority")
+	}
+	if from := certs[0].NotBefore; now.Before(from) {
+		return nil, fmt.Errorf("it isn't valid before %s: the operator's clock is wrong, or was when it was made", from.Format(time.RFC3339))
 	}
 	a.old = certs[1:]
 	if key := data[nextKey]; len(key) > 0 {
@@ -168,14 +173,10 @@ func (a *Authority) organization() string {
 	return strings.Join(a.signer.cert.Subject.Organization, " ")
 }
 
-// newPair makes an authority's certificate and key. No two have the same name, so
-// that nobody takes one for the other.
-func newPair(organization string, now time.Time) (pair, error) {
-	key, text, err := newKey()
-	if err != nil {
-		return pair{}, err
-	}
-	template := &x509.Certificate{
+// authorityTemplate is an authority's certificate. No two have the same name, so that
+// nobody takes one for the other.
+func authorityTemplate(organization string, now time.Time) *x509.Certificate {
+	return &x509.Certificate{
 		Subject:               subject(organization, "nbdexport CA "+strings.ToLower(rand.Text()[:8])),
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(authorityLife),
@@ -184,6 +185,15 @@ func newPair(organization string, now time.Time) (pair, error) {
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
+}
+
+// newPair makes an authority's certificate and key.
+func newPair(organization string, now time.Time) (pair, error) {
+	key, text, err := newKey()
+	if err != nil {
+		return pair{}, err
+	}
+	template := authorityTemplate(organization, now)
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
 		return pair{}, err
@@ -192,10 +202,11 @@ func newPair(organization string, now time.Time) (pair, error) {
 	return pair{cert, key, text}, err
 }
 
-// newAuthorityPair puts together what was read.
+// newAuthorityPair puts together what was read. That the certificate is good for
+// signing shows in its own signature.
 func newAuthorityPair(cert *x509.Certificate, text []byte) (pair, error) {
 	key, err := parseKey(text)
-	if err != nil || !cert.IsCA || !key.PublicKey.Equal(cert.PublicKey) {
+	if err != nil || !key.PublicKey.Equal(cert.PublicKey) || !bytes.Equal(cert.RawIssuer, cert.RawSubject) || cert.CheckSignatureFrom(cert) != nil {
 		return pair{}, errMismatch
 	}
 	return pair{cert, key, text}, nil

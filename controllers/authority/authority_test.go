@@ -2,8 +2,11 @@ package authority
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"maps"
 	"slices"
@@ -126,7 +129,7 @@ func TestParse(t *testing.T) {
 	both := at(t, a, a.Due())
 	three := at(t, both, both.Due())
 	for name, want := range map[string]*Authority{"one": a, "with a successor": both, "with a predecessor": three} {
-		got, err := Parse(want.Data())
+		got, err := Parse(want.Data(), want.signer.cert.NotBefore)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -161,10 +164,34 @@ func TestParseRefuses(t *testing.T) {
 		"no authority":               func(d map[string][]byte) { d[bundleKey], d[signerKey] = leaf, leafKey },
 		"the next has no cert":       func(d map[string][]byte) { d[bundleKey] = a.Bundle() },
 		"the next has another's key": func(d map[string][]byte) { d[nextKey] = other.signer.pem },
+		"may not sign": func(d map[string][]byte) {
+			replace(t, d, nil, func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature })
+		},
+		"no basic constraints": func(d map[string][]byte) {
+			replace(t, d, nil, func(c *x509.Certificate) { c.BasicConstraintsValid = false })
+		},
+		"signed by another": func(d map[string][]byte) { replace(t, d, other, func(*x509.Certificate) {}) },
+		"another curve": func(d map[string][]byte) {
+			replaceKey(t, d, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P384(), rand.Reader) })
+		},
+		"RSA": func(d map[string][]byte) {
+			replaceKey(t, d, func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+		},
+		"a bit has changed": func(d map[string][]byte) {
+			der := slices.Clone(both.signer.cert.Raw)
+			der[len(der)-1] ^= 1
+			d[bundleKey] = append(encode(certificateBlock, der), encode(certificateBlock, both.next.cert.Raw)...)
+		},
+		"from the future": func(d map[string][]byte) {
+			for k, v := range newAuthority(t, noon.Add(2*time.Hour)).Data() {
+				d[k] = v
+			}
+			delete(d, nextKey)
+		},
 	} {
 		d := both.Data()
 		change(d)
-		_, err := Parse(d)
+		_, err := Parse(d, noon)
 		if err == nil {
 			t.Errorf("%s: taken", name)
 			continue
@@ -175,4 +202,46 @@ func TestParseRefuses(t *testing.T) {
 			}
 		}
 	}
+}
+
+// replace puts another authority into data, made from the template of New with a
+// change, and signed by another one unless that is nil.
+func replace(t *testing.T, data map[string][]byte, by *Authority, change func(*x509.Certificate)) {
+	t.Helper()
+	key, text, err := newKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := authorityTemplate("vms", noon)
+	change(template)
+	issuer, signer := template, key
+	if by != nil {
+		issuer, signer = by.signer.cert, by.signer.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, issuer, key.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(data)
+	data[bundleKey], data[signerKey] = encode(certificateBlock, der), text
+}
+
+// replaceKey puts an authority with another kind of key into data.
+func replaceKey(t *testing.T, data map[string][]byte, generate func() (crypto.Signer, error)) {
+	t.Helper()
+	key, err := generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := authorityTemplate("vms", noon)
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(data)
+	data[bundleKey], data[signerKey] = encode(certificateBlock, der), encode(keyBlock, text)
 }

@@ -66,7 +66,7 @@ func parseKey(text []byte) (*ecdsa.PrivateKey, error) {
 		return nil, errMismatch
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok {
+	if !ok || key.Curve != elliptic.P256() {
 		return nil, errMismatch
 	}
 	return key, nil

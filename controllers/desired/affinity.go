@@ -12,7 +12,7 @@ import (
 // affinity is that of the template, within the one node where the claims can be
 // mounted, if there is such a limit. It is nil where any node will do.
 func affinity(e *v1alpha1.NBDExport, f Facts) (*corev1ac.AffinityApplyConfiguration, error) {
-	a := e.Spec.Template.Affinity.DeepCopy()
+	a := e.Spec.GetTemplate().Affinity.DeepCopy()
 	if f.Node != "" {
 		if a == nil {
 			a = &corev1.Affinity{}

@@ -48,10 +48,10 @@ func args(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode) [
 		}
 	}
 	out = append(out,
-		"--exit-when-poll", strconv.Itoa(int(e.Spec.PollSeconds)),
+		"--exit-when-poll", strconv.Itoa(int(e.Spec.GetPollSeconds())),
 		"--drain-grace", seconds(d.Grace()),
-		"--drain-timeout", seconds(d.TimeoutSeconds),
-		"--drain-policy", strings.ToLower(string(d.Policy)),
+		"--drain-timeout", seconds(d.GetTimeoutSeconds()),
+		"--drain-policy", strings.ToLower(string(d.GetPolicy())),
 		"--report", corev1.TerminationMessagePathDefault,
 		"--once", ReportFile,
 		"--log-format", "json",
@@ -94,7 +94,7 @@ func ExitFlag(e *v1alpha1.NBDExport, c v1alpha1.ExitCondition) (flag, arg string
 	case c.Script != nil:
 		return "script", scriptArg(*c.Script), true
 	case c.LastClientLeft != nil:
-		return "last-client-leaves", duration(c.LastClientLeft.GraceSeconds), true
+		return "last-client-leaves", duration(c.LastClientLeft.GetGraceSeconds()), true
 	case c.Idle != nil:
 		return "idle", duration(c.Idle.Seconds), true
 	case c.Deadline != nil:
@@ -113,23 +113,25 @@ func scriptArg(s v1alpha1.Script) string {
 	_ = enc.Encode(struct {
 		Command        []string `json:"command"`
 		TimeoutSeconds int32    `json:"timeoutSeconds"`
-	}{s.Command, s.TimeoutSeconds})
+	}{s.Command, s.GetTimeoutSeconds()})
 	return strings.TrimSpace(b.String())
 }
 
 // volumeArg is how the server is told a volume.
 func volumeArg(e *v1alpha1.NBDExport, v v1alpha1.Volume, modes map[string]corev1.PersistentVolumeMode) string {
 	access := "access=read-only"
-	switch v.Access {
+	switch v.GetAccess() {
 	case v1alpha1.ReadWrite:
 		access = "access=read-write"
 	case v1alpha1.CopyOnWrite:
-		access = fmt.Sprintf("access=copy-on-write,scratch=%s,scratch-size=%d", scratchDir, v.Scratch.SizeLimit.Value())
+		limit := v.Scratch.GetSizeLimit()
+		access = fmt.Sprintf("access=copy-on-write,scratch=%s,scratch-size=%d", scratchDir, limit.Value())
 	}
 	if m := v.Source.Memory; m != nil {
-		return fmt.Sprintf("%s=memory:%d,%s", v.Name, m.Size.Value(), access)
+		size := m.GetSize()
+		return fmt.Sprintf("%s=memory:%d,%s", v.Name, size.Value(), access)
 	}
-	if v.Format == v1alpha1.Qcow2 {
+	if v.GetFormat() == v1alpha1.Qcow2 {
 		access += ",format=qcow2"
 	}
 	claim, file := claimOf(e, v)

@@ -33,13 +33,16 @@ func ConfigMapMatches(e *v1alpha1.NBDExport, c *corev1.ConfigMap) bool {
 
 // limits writes limits as the server reads them: see "Limits" in
 // docs/nbdserver.md. What isn't said is left to the server's defaults.
-func limits(l v1alpha1.Limits) string {
+func limits(l *v1alpha1.Limits) string {
+	if l == nil {
+		l = &v1alpha1.Limits{}
+	}
 	type rate struct {
 		BytesPerSecond int64 `json:"bytesPerSecond"`
 	}
 	file := struct {
-		MaxConnections          int32           `json:"maxConnections,omitempty"`
-		MaxConnectionsPerClient int32           `json:"maxConnectionsPerClient,omitempty"`
+		MaxConnections          *int32          `json:"maxConnections,omitempty"`
+		MaxConnectionsPerClient *int32          `json:"maxConnectionsPerClient,omitempty"`
 		Rate                    *rate           `json:"rate,omitempty"`
 		Allow                   []v1alpha1.CIDR `json:"allow,omitempty"`
 		Deny                    []string        `json:"deny,omitempty"`

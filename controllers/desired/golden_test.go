@@ -33,11 +33,15 @@ func export(t *testing.T, name string) *v1alpha1.NBDExport {
 	e.CreationTimestamp = metav1.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	s := &e.Spec
 	s.PollSeconds = orElse(s.PollSeconds, 60)
+	s.Drain = orElse(s.Drain, v1alpha1.Drain{})
 	s.Drain.TimeoutSeconds = orElse(s.Drain.TimeoutSeconds, 600)
 	s.Drain.Policy = orElse(s.Drain.Policy, v1alpha1.DrainRefuse)
+	s.Service = orElse(s.Service, v1alpha1.Service{})
 	s.Service.Port = orElse(s.Service.Port, v1alpha1.DefaultPort)
+	s.NetworkPolicy = orElse(s.NetworkPolicy, v1alpha1.NetworkPolicy{})
 	s.NetworkPolicy.Mode = orElse(s.NetworkPolicy.Mode, v1alpha1.NetworkPolicyManaged)
 	s.Service.Type = orElse(s.Service.Type, v1alpha1.ServiceClusterIP)
+	s.TLS = orElse(s.TLS, v1alpha1.TLS{})
 	s.TLS.Mode = orElse(s.TLS.Mode, v1alpha1.TLSRequired)
 	s.TLS.ClientAuth = orElse(s.TLS.ClientAuth, v1alpha1.ClientAuthRequired)
 	for i := range s.Volumes {
@@ -52,10 +56,9 @@ func export(t *testing.T, name string) *v1alpha1.NBDExport {
 	return e
 }
 
-func orElse[T comparable](v, def T) T {
-	var zero T
-	if v == zero {
-		return def
+func orElse[T any](v *T, def T) *T {
+	if v == nil {
+		return &def
 	}
 	return v
 }

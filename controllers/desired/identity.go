@@ -47,7 +47,7 @@ func sharesProcesses(e *v1alpha1.NBDExport) bool {
 
 // podLabels are the template's, and ours, which it can't replace.
 func podLabels(e *v1alpha1.NBDExport) map[string]string {
-	out := stringsOf(e.Spec.Template.Labels)
+	out := stringsOf(e.Spec.GetTemplate().Labels)
 	maps.Copy(out, Labels(e.Name))
 	return out
 }
@@ -56,7 +56,7 @@ func podLabels(e *v1alpha1.NBDExport) map[string]string {
 // kubectl reads.
 func podAnnotations(e *v1alpha1.NBDExport, f Facts) map[string]string {
 	out := map[string]string{"kubectl.kubernetes.io/default-container": ServerContainer}
-	maps.Copy(out, stringsOf(e.Spec.Template.Annotations))
+	maps.Copy(out, stringsOf(e.Spec.GetTemplate().Annotations))
 	out[v1alpha1.AnnotationExport] = e.Name
 	out[v1alpha1.AnnotationSpec] = Stamp(e)
 	if f.Node != "" {

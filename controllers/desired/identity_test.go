@@ -13,8 +13,10 @@ import (
 // have refused.
 func TestOursWin(t *testing.T) {
 	e := export(t, "vm-disk")
-	e.Spec.Template.Labels = map[string]v1alpha1.LabelValue{v1alpha1.LabelExport: "other", "app.kubernetes.io/name": "other", "team": "storage"}
-	e.Spec.Template.Annotations = map[string]v1alpha1.AnnotationValue{v1alpha1.AnnotationExport: "other", v1alpha1.AnnotationNode: "other"}
+	e.Spec.Template = &v1alpha1.PodTemplate{
+		Labels:      map[string]v1alpha1.LabelValue{v1alpha1.LabelExport: "other", "app.kubernetes.io/name": "other", "team": "storage"},
+		Annotations: map[string]v1alpha1.AnnotationValue{v1alpha1.AnnotationExport: "other", v1alpha1.AnnotationNode: "other"},
+	}
 	f := facts
 	f.Node = "node-7"
 	pod, err := Pod(e, f)
@@ -58,12 +60,12 @@ func TestNodeWithinAffinity(t *testing.T) {
 	zone := func(z string) corev1.NodeSelectorTerm {
 		return corev1.NodeSelectorTerm{MatchExpressions: []corev1.NodeSelectorRequirement{{Key: "zone", Operator: corev1.NodeSelectorOpIn, Values: []string{z}}}}
 	}
-	e.Spec.Template.Affinity = &corev1.Affinity{
+	e.Spec.Template = &v1alpha1.PodTemplate{Affinity: &corev1.Affinity{
 		PodAntiAffinity: &corev1.PodAntiAffinity{},
 		NodeAffinity: &corev1.NodeAffinity{RequiredDuringSchedulingIgnoredDuringExecution: &corev1.NodeSelector{
 			NodeSelectorTerms: []corev1.NodeSelectorTerm{zone("a"), {}, zone("b")},
 		}},
-	}
+	}}
 	f := facts
 	f.Node = "node-7"
 	got, err := affinity(e, f)

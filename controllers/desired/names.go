@@ -22,14 +22,14 @@ const maxName = 63
 // the same for the same export: two pods of one export can't exist. An altered name
 // ends in a hash, because "a.b" and "a-b" are two exports.
 func ChildName(export string) string {
-	return safe("nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
+	return cut(maxName, "nbd-"+strings.ReplaceAll(export, ".", "-"), "nbd-"+export)
 }
 
 // TemporaryClaimName is the name of the claim to which the snapshot of a volume is
 // restored. It always ends in a hash: the export "a-b" with the volume "c" isn't
 // "a" with "b-c".
 func TemporaryClaimName(export, volume string) string {
-	return hashed(maxName, "nbd-"+strings.ReplaceAll(export, ".", "-")+"-"+volume, export+"/"+volume)
+	return hashed(maxName, "nbd-"+strings.ReplaceAll(export, ".", "-")+"-"+volume, "-", export+"/"+volume)
 }
 
 // SecretName is the name of a Secret of an export, whose role is at its end however
@@ -39,31 +39,34 @@ func SecretName(export, role string) string {
 	return cut(maxName-len(role)-1, name, "nbd-"+export) + "-" + role
 }
 
-// LabelValue is the value of v1alpha1.LabelExport for an export.
+// LabelValue is the value of v1alpha1.LabelExport for an export. Services and
+// NetworkPolicies find pods by it, so that no two exports may have the same. An altered
+// one has an underscore in it, which is in no export's name, and its hash is that
+// of ChildName: of two exports with the same hash the second finds its name taken.
 func LabelValue(export string) string {
-	return safe(export, export)
+	if len(export) <= maxName {
+		return export
+	}
+	return hashed(maxName, export, "_", "nbd-"+export)
 }
 
-// safe cuts a name to maxName characters, and marks one that differs from the
-// original with a hash of that.
-func safe(name, original string) string { return cut(maxName, name, original) }
-
-// cut is safe for any limit.
+// cut cuts a name to a limit, and marks one that differs from the original with a
+// hash of that.
 func cut(limit int, name, original string) string {
 	if name == original && len(name) <= limit {
 		return name
 	}
-	return hashed(limit, name, original)
+	return hashed(limit, name, "-", original)
 }
 
-// hashed cuts a name to a limit with a hash of the original at its end.
-func hashed(limit int, name, original string) string {
+// hashed cuts a name to a limit with a separator and a hash of the original at its end.
+func hashed(limit int, name, separator, original string) string {
 	sum := sha256.Sum256([]byte(original))
 	hash := hex.EncodeToString(sum[:4])
-	if rest := limit - len(hash) - 1; len(name) > rest {
+	if rest := limit - len(hash) - len(separator); len(name) > rest {
 		name = strings.TrimRight(name[:rest], "-.")
 	}
-	return name + "-" + hash
+	return name + separator + hash
 }
 
 // Labels are on everything that is made for an export.
@@ -91,7 +94,7 @@ func URI(e *v1alpha1.NBDExport, volume string) string {
 		scheme = "nbds"
 	}
 	host := fmt.Sprintf("%s.%s.svc", ChildName(e.Name), e.Namespace)
-	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.Port))) + "/" + volume
+	return scheme + "://" + net.JoinHostPort(host, strconv.Itoa(int(e.Spec.Service.GetPort()))) + "/" + volume
 }
 
 // owner makes the export the controlling owner of an object. It doesn't block

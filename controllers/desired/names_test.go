@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/util/validation"
+
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
@@ -70,6 +72,21 @@ func TestLabelValue(t *testing.T) {
 		}
 		if len(name) <= 63 && v != name {
 			t.Errorf("%s is altered to %s without need", name, v)
+		}
+	}
+}
+
+// TestLabelValuesDiffer finds no export that is called as another one is labelled: the
+// Service of one must not lead to the pod of the other. Where two labels have the same
+// hash, so have the names.
+func TestLabelValuesDiffer(t *testing.T) {
+	for _, long := range []string{strings.Repeat("x", 64), strings.Repeat("x.", 126) + "x", strings.Repeat("x", 53) + strings.Repeat("-", 20) + "x"} {
+		v, child := LabelValue(long), ChildName(long)
+		if problems := validation.IsDNS1123Subdomain(v); len(problems) == 0 {
+			t.Errorf("%s is the label of the export %s, and of the one that has that name", v, long)
+		}
+		if v[len(v)-8:] != child[len(child)-8:] {
+			t.Errorf("%s: label %s and name %s have different hashes", long, v, child)
 		}
 	}
 }

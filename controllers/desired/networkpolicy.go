@@ -21,7 +21,7 @@ import (
 // network plugin doesn't see the addresses that it does.
 func NetworkPolicy(e *v1alpha1.NBDExport) (*networkingv1ac.NetworkPolicyApplyConfiguration, error) {
 	clients := networkingv1ac.NetworkPolicyIngressRule().WithPorts(tcp(NBDPort))
-	for i, peer := range e.Spec.NetworkPolicy.From {
+	for i, peer := range e.Spec.NetworkPolicy.GetFrom() {
 		ac, err := convert[networkingv1ac.NetworkPolicyPeerApplyConfiguration](peer)
 		if err != nil {
 			return nil, fmt.Errorf("spec.networkPolicy.from[%d]: %w", i, err)
@@ -43,7 +43,7 @@ func tcp(port int32) *networkingv1ac.NetworkPolicyPortApplyConfiguration {
 }
 
 func policyTypes(e *v1alpha1.NBDExport) []networkingv1.PolicyType {
-	if len(e.Spec.Template.Containers) > 0 {
+	if len(e.Spec.GetTemplate().Containers) > 0 {
 		return []networkingv1.PolicyType{networkingv1.PolicyTypeIngress}
 	}
 	return []networkingv1.PolicyType{networkingv1.PolicyTypeIngress, networkingv1.PolicyTypeEgress}

@@ -33,7 +33,7 @@ type Facts struct {
 
 // Pod is the pod that serves an export. The error is about the template.
 func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error) {
-	sidecars, err := sidecars(e.Spec.Template.Containers)
+	sidecars, err := sidecars(e.Spec.GetTemplate().Containers)
 	if err != nil {
 		return nil, err
 	}
@@ -57,24 +57,24 @@ func Pod(e *v1alpha1.NBDExport, f Facts) (*corev1ac.PodApplyConfiguration, error
 
 	spec := corev1ac.PodSpec().
 		WithRestartPolicy(restartPolicy(e)).
-		WithTerminationGracePeriodSeconds(int64(e.Spec.Drain.TimeoutSeconds) + graceMargin).
+		WithTerminationGracePeriodSeconds(int64(e.Spec.Drain.GetTimeoutSeconds()) + graceMargin).
 		WithAutomountServiceAccountToken(false).
 		WithEnableServiceLinks(false).
-		WithSecurityContext(securityContext(e.Spec.Template.SecurityContext)).
+		WithSecurityContext(securityContext(e.Spec.GetTemplate().SecurityContext)).
 		WithInitContainers(sidecars...).
 		WithContainers(server).
 		WithVolumes(volumes...).
 		WithTolerations(tolerations...)
-	if len(e.Spec.Template.NodeSelector) > 0 {
-		spec.WithNodeSelector(e.Spec.Template.NodeSelector)
+	if len(e.Spec.GetTemplate().NodeSelector) > 0 {
+		spec.WithNodeSelector(e.Spec.GetTemplate().NodeSelector)
 	}
 	if affinity != nil {
 		spec.WithAffinity(affinity)
 	}
-	if name := e.Spec.Template.PriorityClassName; name != nil {
+	if name := e.Spec.GetTemplate().PriorityClassName; name != nil {
 		spec.WithPriorityClassName(*name)
 	}
-	for _, s := range e.Spec.Template.ImagePullSecrets {
+	for _, s := range e.Spec.GetTemplate().ImagePullSecrets {
 		spec.WithImagePullSecrets(corev1ac.LocalObjectReference().WithName(s.Name))
 	}
 	if sharesProcesses(e) {
@@ -122,7 +122,7 @@ func server(e *v1alpha1.NBDExport, f Facts) (*corev1ac.ContainerApplyConfigurati
 // room for the scratches.
 func resources(e *v1alpha1.NBDExport) (*corev1ac.ResourceRequirementsApplyConfiguration, error) {
 	out := leastResources(e)
-	if r := e.Spec.Template.Resources; r != nil {
+	if r := e.Spec.GetTemplate().Resources; r != nil {
 		var err error
 		if out, err = convert[corev1ac.ResourceRequirementsApplyConfiguration](r); err != nil {
 			return nil, err
@@ -137,8 +137,8 @@ func resources(e *v1alpha1.NBDExport) (*corev1ac.ResourceRequirementsApplyConfig
 func leastResources(e *v1alpha1.NBDExport) *corev1ac.ResourceRequirementsApplyConfiguration {
 	memory := resource.MustParse("64Mi")
 	for _, v := range e.Spec.Volumes {
-		if m := v.Source.Memory; m != nil && v.Access != v1alpha1.CopyOnWrite {
-			memory.Add(m.Size)
+		if m := v.Source.Memory; m != nil && v.GetAccess() != v1alpha1.CopyOnWrite {
+			memory.Add(m.GetSize())
 		}
 	}
 	return corev1ac.ResourceRequirements().WithRequests(corev1.ResourceList{
@@ -157,7 +157,7 @@ func restricted() *corev1ac.SecurityContextApplyConfiguration {
 
 // tolerations are those of the template and of the pods that hold the claims.
 func tolerations(e *v1alpha1.NBDExport, f Facts) ([]*corev1ac.TolerationApplyConfiguration, error) {
-	all := append(append([]corev1.Toleration{}, e.Spec.Template.Tolerations...), f.Tolerations...)
+	all := append(append([]corev1.Toleration{}, e.Spec.GetTemplate().Tolerations...), f.Tolerations...)
 	var out []*corev1ac.TolerationApplyConfiguration
 	for i := range all {
 		seen := false

@@ -115,7 +115,7 @@ func TestPodIsRestricted(t *testing.T) {
 			if c := s.SecurityContext; !*c.RunAsNonRoot || c.SeccompProfile.Type != corev1.SeccompProfileTypeRuntimeDefault || *c.RunAsUser == 0 {
 				t.Errorf("security context of the pod: %+v", c)
 			}
-			if want := int64(e.Spec.Drain.TimeoutSeconds); *s.TerminationGracePeriodSeconds <= want {
+			if want := int64(e.Spec.Drain.GetTimeoutSeconds()); *s.TerminationGracePeriodSeconds <= want {
 				t.Errorf("the kubelet kills after %d s, the server needs %d s", *s.TerminationGracePeriodSeconds, want)
 			}
 			if shared := s.ShareProcessNamespace != nil; shared != (name == "everything") {

@@ -22,7 +22,7 @@ const (
 // a one can't be started again or replaced under its clients: they would find
 // the volume turned back.
 func CopiesOnWrite(e *v1alpha1.NBDExport) bool {
-	return slices.ContainsFunc(e.Spec.Volumes, func(v v1alpha1.Volume) bool { return v.Access == v1alpha1.CopyOnWrite })
+	return slices.ContainsFunc(e.Spec.Volumes, func(v v1alpha1.Volume) bool { return v.GetAccess() == v1alpha1.CopyOnWrite })
 }
 
 // restartPolicy is what the kubelet does about a server that ends.
@@ -59,7 +59,7 @@ func requestScratch(e *v1alpha1.NBDExport, r *corev1ac.ResourceRequirementsApply
 	}
 	var sum resource.Quantity
 	for _, v := range e.Spec.Volumes {
-		sum.Add(v.Scratch.SizeLimit) // zero unless CopyOnWrite
+		sum.Add(v.Scratch.GetSizeLimit()) // zero unless CopyOnWrite
 	}
 	requests := corev1.ResourceList{corev1.ResourceEphemeralStorage: sum}
 	if r.Requests != nil {

@@ -28,7 +28,7 @@ func TestScratchRequest(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			e := export(t, "golden-image")
-			e.Spec.Template.Resources = c.template
+			e.Spec.Template = &v1alpha1.PodTemplate{Resources: c.template}
 			pod, err := Pod(e, facts)
 			if err != nil {
 				t.Fatal(err)
@@ -62,7 +62,7 @@ func TestNoScratch(t *testing.T) {
 	if *pod.Spec.RestartPolicy != corev1.RestartPolicyOnFailure {
 		t.Errorf("restartPolicy %s", *pod.Spec.RestartPolicy)
 	}
-	if e := export(t, "golden-image"); !CopiesOnWrite(e) || e.Spec.Volumes[3].Access != v1alpha1.ReadOnly {
+	if e := export(t, "golden-image"); !CopiesOnWrite(e) || e.Spec.Volumes[3].GetAccess() != v1alpha1.ReadOnly {
 		t.Errorf("%+v", e.Spec.Volumes)
 	}
 }

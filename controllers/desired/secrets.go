@@ -61,7 +61,7 @@ func ServerCredential(e *v1alpha1.NBDExport, addresses []string) Credential {
 // ClientCredential is what clients need.
 func ClientCredential(e *v1alpha1.NBDExport) Credential {
 	c := Credential{RoleClient, e, nil}
-	if e.Spec.TLS.ClientAuth != v1alpha1.ClientAuthNone {
+	if e.Spec.TLS.GetClientAuth() != v1alpha1.ClientAuthNone {
 		c.profile = &authority.Profile{
 			CommonName: c.Name(),
 			Usage:      x509.ExtKeyUsageClientAuth,

@@ -31,7 +31,7 @@ func Service(e *v1alpha1.NBDExport) *corev1ac.ServiceApplyConfiguration {
 			WithPorts(corev1ac.ServicePort().
 				WithName("nbd").
 				WithProtocol(corev1.ProtocolTCP).
-				WithPort(e.Spec.Service.Port).
+				WithPort(e.Spec.Service.GetPort()).
 				WithTargetPort(intstr.FromInt32(NBDPort))))
 }
 
@@ -57,19 +57,19 @@ func ServiceMatches(e *v1alpha1.NBDExport, s *corev1.Service) bool {
 	}
 	p := s.Spec.Ports[0]
 	return p.Name == "nbd" && p.Protocol == corev1.ProtocolTCP &&
-		p.Port == e.Spec.Service.Port && p.TargetPort == intstr.FromInt32(NBDPort)
+		p.Port == e.Spec.Service.GetPort() && p.TargetPort == intstr.FromInt32(NBDPort)
 }
 
 // serviceAnnotations are those of the export, and a list of them.
 func serviceAnnotations(e *v1alpha1.NBDExport) map[string]string {
-	out := stringsOf(e.Spec.Service.Annotations)
+	out := stringsOf(e.Spec.Service.GetAnnotations())
 	if len(out) > 0 {
-		out[v1alpha1.AnnotationKeys] = strings.Join(slices.Sorted(maps.Keys(e.Spec.Service.Annotations)), ",")
+		out[v1alpha1.AnnotationKeys] = strings.Join(slices.Sorted(maps.Keys(e.Spec.Service.GetAnnotations())), ",")
 	}
 	return out
 }
 
 // serviceType is the type of the Service; the names are Kubernetes' own.
 func serviceType(e *v1alpha1.NBDExport) corev1.ServiceType {
-	return corev1.ServiceType(e.Spec.Service.Type)
+	return corev1.ServiceType(e.Spec.Service.GetType())
 }

@@ -17,16 +17,16 @@ import (
 func stamped() (*v1alpha1.NBDExport, string) {
 	e := &v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{Generation: 3}, Spec: v1alpha1.NBDExportSpec{
 		Volumes: []v1alpha1.Volume{{Name: "disk", Source: v1alpha1.VolumeSource{
-			PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk"}}, Access: v1alpha1.ReadOnly}},
+			PersistentVolumeClaim: &v1alpha1.ClaimSource{ClaimName: "disk"}}, Access: ptr.To(v1alpha1.ReadOnly)}},
 		ExitWhen: []v1alpha1.ExitCondition{
 			{Name: "stop", FileCreated: &v1alpha1.FileCondition{Path: "/run/nbdexport/stop"}},
-			{Name: "vm-gone", PodDeleted: &v1alpha1.PodDeleted{Name: "vm"}},
+			{Name: "vm-gone", PodDeleted: &v1alpha1.PodDeleted{Name: ptr.To("vm")}},
 			{Name: "done", ObjectCondition: &v1alpha1.ObjectCondition{Kind: "Job", Name: "backup"}},
 		},
-		PollSeconds: 60,
-		Drain:       v1alpha1.Drain{TimeoutSeconds: 60},
-		TLS:         v1alpha1.TLS{Mode: v1alpha1.TLSDisabled},
-		Service:     v1alpha1.Service{Port: 10809},
+		PollSeconds: ptr.To[int32](60),
+		Drain:       &v1alpha1.Drain{TimeoutSeconds: ptr.To[int32](60)},
+		TLS:         &v1alpha1.TLS{Mode: ptr.To(v1alpha1.TLSDisabled)},
+		Service:     &v1alpha1.Service{Port: ptr.To[int32](10809)},
 	}}
 	return e, Stamp(e)
 }
@@ -39,15 +39,19 @@ func TestChanged(t *testing.T) {
 		want   []string
 	}{
 		{"nothing", func(*v1alpha1.NBDExport) {}, nil},
-		{"access", func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = v1alpha1.ReadWrite }, []string{"volumes"}},
-		{"poll and drain", func(e *v1alpha1.NBDExport) { e.Spec.PollSeconds, e.Spec.Drain.TimeoutSeconds = 1, 61 }, []string{"drain", "pollSeconds"}},
-		{"tls", func(e *v1alpha1.NBDExport) { e.Spec.TLS.Mode = "Required" }, []string{"tls"}},
-		{"a template", func(e *v1alpha1.NBDExport) { e.Spec.Template.NodeSelector = map[string]string{"a": "b"} }, []string{"template"}},
-		{"a companion's variable", func(e *v1alpha1.NBDExport) {
-			e.Spec.Template.Containers = []corev1.Container{{Name: "c", Env: []corev1.EnvVar{{Name: "a"}}}}
+		{"access", func(e *v1alpha1.NBDExport) { e.Spec.Volumes[0].Access = ptr.To(v1alpha1.ReadWrite) }, []string{"volumes"}},
+		{"poll and drain", func(e *v1alpha1.NBDExport) {
+			e.Spec.PollSeconds, e.Spec.Drain.TimeoutSeconds = ptr.To[int32](1), ptr.To[int32](61)
+		}, []string{"drain", "pollSeconds"}},
+		{"tls", func(e *v1alpha1.NBDExport) { e.Spec.TLS.Mode = ptr.To(v1alpha1.TLSMode("Required")) }, []string{"tls"}},
+		{"a template", func(e *v1alpha1.NBDExport) {
+			e.Spec.Template = &v1alpha1.PodTemplate{NodeSelector: map[string]string{"a": "b"}}
 		}, []string{"template"}},
-		{"limits", func(e *v1alpha1.NBDExport) { e.Spec.Limits.Connections = 3 }, nil},
-		{"port", func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = 1 }, nil},
+		{"a companion's variable", func(e *v1alpha1.NBDExport) {
+			e.Spec.Template = &v1alpha1.PodTemplate{Containers: []corev1.Container{{Name: "c", Env: []corev1.EnvVar{{Name: "a"}}}}}
+		}, []string{"template"}},
+		{"limits", func(e *v1alpha1.NBDExport) { e.Spec.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](3)} }, nil},
+		{"port", func(e *v1alpha1.NBDExport) { e.Spec.Service.Port = ptr.To[int32](1) }, nil},
 		{"time to live", func(e *v1alpha1.NBDExport) { e.Spec.TTLSecondsAfterFinished = ptr.To[int32](0) }, nil},
 		{"file", func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen[0].FileCreated.Path = "/run/nbdexport/end" }, []string{"exitWhen"}},
 		{"file taken out", func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = e.Spec.ExitWhen[1:] }, []string{"exitWhen"}},
@@ -56,7 +60,7 @@ func TestChanged(t *testing.T) {
 			e.Spec.ExitWhen = append(e.Spec.ExitWhen, v1alpha1.ExitCondition{Name: "over", Deadline: &v1alpha1.Deadline{Time: ptr.To(metav1.NewTime(time.Unix(0, 0)))}})
 		}, []string{"exitWhen"}},
 		{"condition called otherwise", func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen[0].Name = "end" }, nil},
-		{"pod that ends it", func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen[1].PodDeleted.Name = "vm-2" }, nil},
+		{"pod that ends it", func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen[1].PodDeleted.Name = ptr.To("vm-2") }, nil},
 		{"what the operator watches, taken out", func(e *v1alpha1.NBDExport) { e.Spec.ExitWhen = e.Spec.ExitWhen[:1] }, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -95,7 +99,7 @@ func TestOtherOperator(t *testing.T) {
 	}
 	// An old copy of the export says nothing about a younger pod.
 	e.Generation = 2
-	e.Spec.PollSeconds = 7
+	e.Spec.PollSeconds = ptr.To[int32](7)
 	if Changed(e, stamp) != nil || Stale(e, stamp) {
 		t.Error("a pod is judged by a spec that is older than it")
 	}

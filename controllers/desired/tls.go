@@ -30,7 +30,7 @@ func tlsArgs(e *v1alpha1.NBDExport) []string {
 		return nil
 	}
 	out := []string{"--tls", "require", "--tls-certificates", tlsDir}
-	if t.ClientAuth != v1alpha1.ClientAuthNone {
+	if t.GetClientAuth() != v1alpha1.ClientAuthNone {
 		out = append(out, "--tls-verify-peer")
 		if t.Issued() {
 			out = append(out, "--tls-allow-san", "URI:"+clientURI(e).String())
@@ -43,14 +43,14 @@ func tlsArgs(e *v1alpha1.NBDExport) []string {
 // directory, because what is mounted file by file never changes.
 func tlsVolume(e *v1alpha1.NBDExport) *corev1ac.VolumeApplyConfiguration {
 	source := corev1ac.SecretVolumeSource().WithDefaultMode(tlsFileMode)
-	ref := e.Spec.TLS.SecretRef
+	ref := e.Spec.TLS.GetSecretRef()
 	if ref == nil {
 		source.WithSecretName(SecretName(e.Name, RoleServer))
 	} else {
 		source.WithSecretName(ref.Name).WithItems(
 			corev1ac.KeyToPath().WithKey(BroughtCert).WithPath(certKey(RoleServer)),
 			corev1ac.KeyToPath().WithKey(BroughtKey).WithPath(keyKey(RoleServer)))
-		if e.Spec.TLS.ClientAuth != v1alpha1.ClientAuthNone {
+		if e.Spec.TLS.GetClientAuth() != v1alpha1.ClientAuthNone {
 			source.WithItems(corev1ac.KeyToPath().WithKey(BroughtCA).WithPath(bundleKey))
 		}
 	}

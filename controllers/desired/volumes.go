@@ -84,12 +84,12 @@ func volumes(e *v1alpha1.NBDExport, modes map[string]corev1.PersistentVolumeMode
 			continue
 		}
 		m := corev1ac.VolumeMount().WithName(name).WithMountPath(path.Join(fileRoot, v.Name))
-		if v.Access != v1alpha1.ReadWrite {
+		if v.GetAccess() != v1alpha1.ReadWrite {
 			m.WithReadOnly(true)
 		}
 		mounts = append(mounts, m)
 	}
-	for _, v := range e.Spec.Template.Volumes {
+	for _, v := range e.Spec.GetTemplate().Volumes {
 		ac, err := convert[corev1ac.VolumeApplyConfiguration](v)
 		if err != nil {
 			return nil, nil, nil, fmt.Errorf("spec.template.volumes: %s: %w", v.Name, err)

@@ -2,7 +2,7 @@
 // a client-side "kubectl apply", which keeps a copy in an annotation of at most
 // 262,144 bytes. It takes the descriptions out of the types that are embedded
 // from Kubernetes' own API, which "kubectl explain pod" tells as well, and leaves
-// those of this project.
+// those of this project. And it bounds the lists in such types that rules look into.
 package main
 
 import (
@@ -21,6 +21,16 @@ var embedded = [][]string{
 	{"spec", "template", "affinity"},
 	{"spec", "template", "resources"},
 }
+
+// bounded are lists in such types into which a rule looks, of at most maxItems: the
+// API server takes no rule about a list without an end.
+var bounded = [][]string{
+	{"spec", "template", "containers", "ports"},
+	{"spec", "template", "containers", "volumeDevices"},
+	{"spec", "template", "containers", "volumeMounts"},
+}
+
+const maxItems = 64
 
 func main() {
 	if len(os.Args) != 2 {
@@ -54,6 +64,13 @@ func trim(file string) error {
 			dropDescriptions(field)
 			field["description"] = own
 		}
+		for _, path := range bounded {
+			field, err := property(root, path)
+			if err != nil {
+				return fmt.Errorf("%s: %w", file, err)
+			}
+			field["maxItems"] = maxItems
+		}
 	}
 	out, err := yaml.Marshal(crd)
 	if err != nil {
@@ -62,10 +79,13 @@ func trim(file string) error {
 	return os.WriteFile(file, append([]byte("---\n"), out...), 0o644)
 }
 
-// property follows names of properties down a schema.
+// property follows names of properties down a schema, and into the items of lists.
 func property(schema any, path []string) (map[string]any, error) {
 	at := schema.(map[string]any)
 	for _, name := range path {
+		if items, ok := at["items"].(map[string]any); ok {
+			at = items
+		}
 		props, _ := at["properties"].(map[string]any)
 		next, ok := props[name].(map[string]any)
 		if !ok {

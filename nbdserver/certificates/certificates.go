@@ -1,22 +1,29 @@
 // Package certificates serves a directory of PEM files as the configuration of
 // a TLS server. Each handshake looks whether the files have changed and loads
 // them anew if they have; sessions that are open go on with what they began
-// with. Nothing watches the directory, and nothing has to be stopped.
+// with. Nothing watches the directory, and nothing has to be stopped. Where the
+// storage doesn't answer, handshakes go on with what was loaded before.
 //
 // The layout is that of nbdkit, qemu and libnbd: ca-cert.pem, server-cert.pem,
 // server-key.pem.
 package certificates
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"go.uber.org/zap"
 )
+
+// patience is how long a look at the files may take that handshakes wait for. They
+// have a bound of their own, which is longer.
+const patience = 5 * time.Second
 
 // Options say what is asked of clients. The zero value lets all of them in.
 type Options struct {
@@ -37,11 +44,17 @@ type Options struct {
 type Directory struct {
 	path    string
 	options Options
+	stat    func(path string, st *syscall.Stat_t) error // syscall.Stat
 
+	// looking is held by who looks at the files, for as long as the storage takes.
+	looking sync.Mutex
+	failed  *files // were logged already as no good
+
+	// mu is never held while the storage is asked.
 	mu     sync.Mutex
-	loaded *content
-	failed *files // were logged already as no good
-	warned bool   // of the certificate in use, that it isn't valid now
+	look   context.Context // of the look that handshakes wait for; nil if there is none
+	loaded *content        // changed by who holds looking too
+	warned bool            // of the certificate in use, that it isn't valid now
 }
 
 // Open loads the files of a directory. Without Options.VerifyPeer there need be
@@ -53,9 +66,8 @@ func Open(path string, o Options) (*Directory, error) {
 	if o.Log == nil {
 		o.Log = zap.NewNop()
 	}
-	d := &Directory{path: path, options: o}
-	now := d.stat()
-	c, err := d.load(now)
+	d := &Directory{path: path, options: o, stat: syscall.Stat}
+	c, err := d.load(d.identify())
 	if err != nil {
 		return nil, err
 	}
@@ -70,49 +82,79 @@ func (d *Directory) Config() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
-			// Of files that are no good the log has been told.
-			c, _ := d.refresh(false)
-			return c.config, nil
+			return d.current().config, nil
 		},
 	}
 }
 
-// Reload loads the files now, changed or not. On an error those from before stay
-// in use.
-func (d *Directory) Reload() error {
-	_, err := d.refresh(true)
-	return err
-}
+// Reload loads the files now, changed or not, however long the storage takes. On an
+// error those from before stay in use.
+func (d *Directory) Reload() error { return d.refresh(true) }
 
 // NotAfter returns until when the server's certificate is valid, and the first
 // one to expire in ca-cert.pem, which is the zero time if there is no such file.
 // They are those that a handshake would use now.
 func (d *Directory) NotAfter() (server, ca time.Time) {
-	c, _ := d.refresh(false)
+	c := d.current()
 	return c.leaf.NotAfter, c.caNotAfter
 }
 
-// refresh returns what to use now: what the files hold if they have changed and
-// are good, or else what was loaded before, with an error if they have changed.
-// Files that are no good are tried again each time: what was wrong may have been
-// the moment.
-func (d *Directory) refresh(force bool) (*content, error) {
+// current returns what to use now. One look at the files is under way at a time, and
+// all who ask meanwhile wait for it, until its time is over: storage that hangs
+// must not hang them.
+func (d *Directory) current() *content {
+	d.mu.Lock()
+	look := d.look
+	begun := look == nil
+	if begun {
+		var done context.CancelFunc
+		look, done = context.WithTimeout(context.Background(), patience)
+		d.look = look
+		go func() {
+			defer done()
+			_ = d.refresh(false) // of files that are no good the log has been told
+			d.mu.Lock()
+			d.look = nil
+			d.mu.Unlock()
+		}()
+	}
+	d.mu.Unlock()
+	<-look.Done()
+	if begun && errors.Is(look.Err(), context.DeadlineExceeded) {
+		d.options.Log.Error("the storage with the certificates doesn't answer; those from before stay in use", zap.String("directory", d.path))
+	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	var err error
-	if now := d.stat(); force || now != d.loaded.files {
-		var next *content
-		if next, err = d.load(now); err == nil {
-			d.loaded, d.failed, d.warned = next, nil, false
-			d.options.Log.Info("certificates loaded", zap.String("directory", d.path),
-				zap.Time("notAfter", next.leaf.NotAfter), zap.Stringer("serial", next.leaf.SerialNumber))
-		} else if d.failed == nil || now != *d.failed {
+	d.warn()
+	return d.loaded
+}
+
+// refresh has what the files hold used from now on, if they have changed and are
+// good; the error says why they aren't. Files that are no good are tried again each
+// time: what was wrong may have been the moment.
+func (d *Directory) refresh(force bool) error {
+	d.looking.Lock()
+	defer d.looking.Unlock()
+	now := d.identify()
+	if !force && now == d.loaded.files {
+		return nil
+	}
+	next, err := d.load(now)
+	if err != nil {
+		if d.failed == nil || now != *d.failed {
 			d.failed = &now
 			d.options.Log.Error("the changed certificates are no good; those from before stay in use", zap.Error(err))
 		}
+		return err
 	}
+	d.failed = nil
+	d.options.Log.Info("certificates loaded", zap.String("directory", d.path),
+		zap.Time("notAfter", next.leaf.NotAfter), zap.Stringer("serial", next.leaf.SerialNumber))
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.loaded, d.warned = next, false
 	d.warn()
-	return d.loaded, err
+	return nil
 }
 
 // warn says once of a certificate that it isn't valid: it is served

@@ -47,12 +47,12 @@ type identity struct {
 	mtime, ctime syscall.Timespec
 }
 
-// stat looks at the files behind any symbolic links: Kubernetes replaces a
+// identify looks at the files behind any symbolic links: Kubernetes replaces a
 // link to their directory. A file that can't be looked at is all zeroes.
-func (d *Directory) stat() (f files) {
+func (d *Directory) identify() (f files) {
 	for i, name := range []string{CAFile, CertFile, KeyFile} {
 		var st syscall.Stat_t
-		if syscall.Stat(filepath.Join(d.path, name), &st) == nil {
+		if d.stat(filepath.Join(d.path, name), &st) == nil {
 			f[i] = identity{st.Dev, st.Ino, st.Size, st.Mtim, st.Ctim}
 		}
 	}

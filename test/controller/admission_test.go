@@ -5,8 +5,10 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
@@ -98,7 +100,7 @@ func TestAdmission(t *testing.T) {
 		{"path is two dots", "images/disk.raw", "..", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
 		{"path is a slash", "images/disk.raw", "/", []string{"spec.volumes[0].source.persistentVolumeClaim.path", "write it as images/disk.img"}},
 		{"path with comma", "images/disk.raw", `"disk.raw,access=read-write"`,
-			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "comma or a colon"}},
+			[]string{"spec.volumes[0].source.persistentVolumeClaim.path", "a comma, a colon"}},
 		{"size zero", "size: 1Mi", "size: 0", []string{"spec.volumes[1].source.memory.size", "above zero"}},
 		{"size fraction", "size: 1Mi", "size: \"1.5\"", []string{"spec.volumes[1].source.memory.size", "whole number of bytes"}},
 		{"size no number", "size: 1Mi", "size: big", []string{"spec.volumes[1].source.memory.size"}},
@@ -237,12 +239,12 @@ func TestDefaults(t *testing.T) {
 	var e v1alpha1.NBDExport
 	get(t, client.ObjectKey{Namespace: ns, Name: "good"}, &e)
 	s := e.Spec
-	if s.PollSeconds != 60 || s.Drain.TimeoutSeconds != 60 || s.Drain.GraceSeconds != nil || s.Drain.Policy != v1alpha1.DrainRefuse ||
-		s.Service.Port != 10809 || s.Volumes[0].Access != v1alpha1.ReadOnly || s.ExitWhen[2].Script.TimeoutSeconds != 30 ||
-		s.ExitWhen[3].LastClientLeft.GraceSeconds != 0 || s.ExitWhen[6].ObjectCondition.Status != metav1.ConditionTrue {
+	if ptr.Deref(s.PollSeconds, 0) != 60 || ptr.Deref(s.Drain.TimeoutSeconds, 0) != 60 || s.Drain.GraceSeconds != nil || ptr.Deref(s.Drain.Policy, "") != v1alpha1.DrainRefuse ||
+		ptr.Deref(s.Service.Port, 0) != 10809 || ptr.Deref(s.Volumes[0].Access, "") != v1alpha1.ReadOnly || ptr.Deref(s.ExitWhen[2].Script.TimeoutSeconds, 0) != 30 ||
+		ptr.Deref(s.ExitWhen[3].LastClientLeft.GraceSeconds, -1) != 0 || ptr.Deref(s.ExitWhen[6].ObjectCondition.Status, "") != metav1.ConditionTrue {
 		t.Errorf("defaults: %+v", s)
 	}
-	if s.TLS != (v1alpha1.TLS{Mode: v1alpha1.TLSDisabled, ClientAuth: v1alpha1.ClientAuthRequired}) {
+	if want := (v1alpha1.TLS{Mode: ptr.To(v1alpha1.TLSDisabled), ClientAuth: ptr.To(v1alpha1.ClientAuthRequired)}); !equality.Semantic.DeepEqual(*s.TLS, want) {
 		t.Errorf("defaults without TLS: %+v", s.TLS)
 	}
 	for name, tls := range map[string]string{"unsaid": "", "empty": "tls: {}", "own": "tls: {secretRef: {name: own.example}}"} {
@@ -250,7 +252,7 @@ func TestDefaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		get(t, client.ObjectKey{Namespace: ns, Name: name}, &e)
-		if e.Spec.TLS.Mode != v1alpha1.TLSRequired || e.Spec.TLS.ClientAuth != v1alpha1.ClientAuthRequired {
+		if ptr.Deref(e.Spec.TLS.Mode, "") != v1alpha1.TLSRequired || ptr.Deref(e.Spec.TLS.ClientAuth, "") != v1alpha1.ClientAuthRequired {
 			t.Errorf("defaults, %s: %+v", name, e.Spec.TLS)
 		}
 	}

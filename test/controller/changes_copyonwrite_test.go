@@ -6,6 +6,8 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
@@ -43,7 +45,7 @@ func TestCopyOnWriteStays(t *testing.T) {
 	// What the operator watches itself takes no new pod.
 	base := golden.DeepCopy()
 	golden.Spec.ExitWhen = append(golden.Spec.ExitWhen[1:],
-		v1alpha1.ExitCondition{Name: "vm-2-gone", PodDeleted: &v1alpha1.PodDeleted{Name: "vm-2"}})
+		v1alpha1.ExitCondition{Name: "vm-2-gone", PodDeleted: &v1alpha1.PodDeleted{Name: ptr.To("vm-2")}})
 	if err := kube.Patch(context.Background(), golden, client.MergeFrom(base)); err != nil {
 		t.Errorf("podDeleted: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -36,7 +37,7 @@ func (w *world) observed(name string) *v1alpha1.NBDExport {
 	w.Helper()
 	var e *v1alpha1.NBDExport
 	eventually(w.T, "the generation should be observed", func() string {
-		if e = w.read(name); e.Status.ObservedGeneration != e.Generation {
+		if e = w.read(name); ptr.Deref(e.Status.ObservedGeneration, 0) != e.Generation {
 			return "it isn't"
 		}
 		return ""
@@ -58,11 +59,13 @@ func same(t *testing.T, pod *corev1.Pod) {
 // follows when it is over, is as the spec says.
 func TestChange(t *testing.T) {
 	for name, change := range map[string]func(*v1alpha1.NBDExportSpec){
-		"volumes":     func(s *v1alpha1.NBDExportSpec) { s.Volumes[0].Access = v1alpha1.ReadWrite },
+		"volumes":     func(s *v1alpha1.NBDExportSpec) { s.Volumes[0].Access = ptr.To(v1alpha1.ReadWrite) },
 		"exitWhen":    func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[1].FileCreated.Path = "/run/nbdexport/end" },
-		"pollSeconds": func(s *v1alpha1.NBDExportSpec) { s.PollSeconds = 7 },
-		"drain":       func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds = 61 },
-		"template":    func(s *v1alpha1.NBDExportSpec) { s.Template.NodeSelector = map[string]string{"disk": "fast"} },
+		"pollSeconds": func(s *v1alpha1.NBDExportSpec) { s.PollSeconds = ptr.To[int32](7) },
+		"drain":       func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds = ptr.To[int32](61) },
+		"template": func(s *v1alpha1.NBDExportSpec) {
+			s.Template = &v1alpha1.PodTemplate{NodeSelector: map[string]string{"disk": "fast"}}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
@@ -83,7 +86,7 @@ func TestChange(t *testing.T) {
 			again := w.pod("nbd-e", pod)
 			w.serve(again)
 			e = w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-			if e.Status.Exit != nil || e.Status.ObservedGeneration != 2 {
+			if e.Status.Exit != nil || ptr.Deref(e.Status.ObservedGeneration, 0) != 2 {
 				t.Errorf("status: %+v", e.Status)
 			}
 			w.settled("e-again")
@@ -98,18 +101,20 @@ func TestChangeInPlace(t *testing.T) {
 	vm, pod := running(w)
 	other := w.user("other", "node-1", "")
 
-	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.Service.Port, s.TTLSecondsAfterFinished = 4711, ptr.To[int32](3600) })
+	w.change("e", func(s *v1alpha1.NBDExportSpec) {
+		s.Service.Port, s.TTLSecondsAfterFinished = ptr.To[int32](4711), ptr.To[int32](3600)
+	})
 	e := w.observed("e")
 	var svc corev1.Service
 	get(t, w.key("nbd-e"), &svc)
-	if !strings.HasSuffix(e.Status.URI, ".svc:4711/disk") || svc.Spec.Ports[0].Port != 4711 {
-		t.Errorf("URI %s, Service %+v", e.Status.URI, svc.Spec.Ports)
+	if !strings.HasSuffix(ptr.Deref(e.Status.URI, ""), ".svc:4711/disk") || svc.Spec.Ports[0].Port != 4711 {
+		t.Errorf("URI %s, Service %+v", ptr.Deref(e.Status.URI, ""), svc.Spec.Ports)
 	}
 
-	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[0].PodDeleted.Name = "other" })
-	want := v1alpha1.WatchedPod{Name: "vm-gone", UID: other.UID, PodName: "other"}
+	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[0].PodDeleted.Name = ptr.To("other") })
+	want := v1alpha1.WatchedPod{Name: "vm-gone", UID: string(other.UID), PodName: ptr.To("other")}
 	eventually(t, "the other pod should be on record", func() string {
-		if got := w.read("e").Status.WatchedPods; len(got) != 1 || got[0] != want {
+		if got := w.read("e").Status.WatchedPods; len(got) != 1 || !equality.Semantic.DeepEqual(got[0], want) {
 			return "on record: " + string(must(yaml.Marshal(got)))
 		}
 		return ""
@@ -124,7 +129,7 @@ func TestChangeInPlace(t *testing.T) {
 		return ""
 	})
 	w.change("e", func(s *v1alpha1.NBDExportSpec) {
-		s.ExitWhen = append(s.ExitWhen, v1alpha1.ExitCondition{Name: "other-gone", PodDeleted: &v1alpha1.PodDeleted{Name: "other"}})
+		s.ExitWhen = append(s.ExitWhen, v1alpha1.ExitCondition{Name: "other-gone", PodDeleted: &v1alpha1.PodDeleted{Name: ptr.To("other")}})
 	})
 	w.observed("e")
 	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
@@ -198,12 +203,12 @@ func TestUpgradeLeavesPods(t *testing.T) {
 		})
 		same(t, pod)
 	}
-	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.Limits.Connections = 7 })
+	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](7)} })
 	w.observed("e")
 	w.settled("e")
 	same(t, pod)
 	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds = 61 })
+	w.change("e", func(s *v1alpha1.NBDExportSpec) { s.Drain.TimeoutSeconds = ptr.To[int32](61) })
 	w.deleting(pod)
 	e := w.expect("e", v1alpha1.ConditionProgressing, yes, v1alpha1.ReasonUpdating)
 	says(t, message(e, v1alpha1.ConditionProgressing), "(drain)")
@@ -243,7 +248,7 @@ func TestNoChangeAfterTheEnd(t *testing.T) {
 	w.remove(vm)
 	w.deleting(pod)
 	refused(func(s *v1alpha1.NBDExportSpec) { s.ExitWhen = nil })
-	refused(func(s *v1alpha1.NBDExportSpec) { s.Limits.Connections = 3 })
+	refused(func(s *v1alpha1.NBDExportSpec) { s.Limits = &v1alpha1.Limits{Connections: ptr.To[int32](3)} })
 	w.end(pod, "signal=SIGTERM", 0)
 	e := w.expect("e", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonDrained)
 	refused(func(s *v1alpha1.NBDExportSpec) { s.TTLSecondsAfterFinished = ptr.To[int32](0) })

@@ -159,11 +159,12 @@ func (w *world) export(name, spec string) {
 	}
 }
 
-// read reads an export.
+// read reads an export. One that has no status yet gets an empty one.
 func (w *world) read(name string) *v1alpha1.NBDExport {
 	w.Helper()
 	var e v1alpha1.NBDExport
 	get(w.T, w.key(name), &e)
+	e.Status = ptr.To(e.GetStatus())
 	return &e
 }
 

@@ -53,10 +53,10 @@ func TestMainJob(t *testing.T) {
 	w.expect("e", v1alpha1.ConditionProgressing, yes, v1alpha1.ReasonStarting)
 	w.serve(pod)
 	e := w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-	if want := "nbd://nbd-e." + w.ns + ".svc:10809/disk"; e.Status.URI != want || e.Status.Volumes[0].URI != want {
-		t.Errorf("uri %q, want %q", e.Status.URI, want)
+	if want := "nbd://nbd-e." + w.ns + ".svc:10809/disk"; ptr.Deref(e.Status.URI, "") != want || e.Status.Volumes[0].URI != want {
+		t.Errorf("uri %q, want %q", ptr.Deref(e.Status.URI, ""), want)
 	}
-	if e.Status.PodName != "nbd-e" || e.Status.ServiceName != "nbd-e" || e.Status.ObservedGeneration != e.Generation {
+	if ptr.Deref(e.Status.PodName, "") != "nbd-e" || ptr.Deref(e.Status.ServiceName, "") != "nbd-e" || ptr.Deref(e.Status.ObservedGeneration, 0) != e.Generation {
 		t.Errorf("status: %+v", e.Status)
 	}
 	var svc corev1.Service

@@ -41,7 +41,8 @@ func (w *world) changeLimits(change func(*v1alpha1.Limits)) *v1alpha1.NBDExport 
 	w.Helper()
 	e := w.read("e")
 	base := e.DeepCopy()
-	change(&e.Spec.Limits)
+	e.Spec.Limits = ptr.To(ptr.Deref(e.Spec.Limits, v1alpha1.Limits{}))
+	change(e.Spec.Limits)
 	if err := kube.Patch(context.Background(), e, client.MergeFrom(base)); err != nil {
 		w.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestLimitsChange(t *testing.T) {
 		t.Errorf("owners: %+v", c.OwnerReferences)
 	}
 	w.changeLimits(func(l *v1alpha1.Limits) {
-		l.Connections, l.AllowedClientCIDRs = 7, []v1alpha1.CIDR{"10.1.0.0/16"}
+		l.Connections, l.AllowedClientCIDRs = ptr.To[int32](7), []v1alpha1.CIDR{"10.1.0.0/16"}
 	})
 	w.limitsOf("maxConnections: 7", "allow:\n- 10.1.0.0/16", "deny:\n- all")
 	e := w.changeLimits(func(l *v1alpha1.Limits) {
@@ -68,7 +69,7 @@ func TestLimitsChange(t *testing.T) {
 		t.Errorf("limits that were taken back: %s", c.Data["limits.yaml"])
 	}
 	eventually(t, "the generation should be observed", func() string {
-		if s := w.read("e").Status; s.ObservedGeneration != e.Generation {
+		if s := w.read("e").Status; ptr.Deref(s.ObservedGeneration, 0) != e.Generation {
 			return "it isn't"
 		}
 		return ""
@@ -120,10 +121,10 @@ func TestServerTakesLimits(t *testing.T) {
 	}
 	for name, l := range map[string]v1alpha1.Limits{
 		"none": {},
-		"all": {Connections: 65535, ConnectionsPerClient: 1, BytesPerSecond: ptr.To(resource.MustParse("1")),
+		"all": {Connections: ptr.To[int32](65535), ConnectionsPerClient: ptr.To[int32](1), BytesPerSecond: ptr.To(resource.MustParse("1")),
 			AllowedClientCIDRs: []v1alpha1.CIDR{"10.0.0.0/8", "192.0.2.1/32", "2001:db8::/32", "0.0.0.0/0", "10.1.2.3/8"}},
 	} {
-		text := desired.ConfigMap(&v1alpha1.NBDExport{Spec: v1alpha1.NBDExportSpec{Limits: l}}).Data["limits.yaml"]
+		text := desired.ConfigMap(&v1alpha1.NBDExport{Spec: v1alpha1.NBDExportSpec{Limits: ptr.To(l)}}).Data["limits.yaml"]
 		if err := start(text); err != nil {
 			t.Errorf("%s: %v\n%s", name, err, text)
 		}

@@ -94,6 +94,7 @@ func run(m *testing.M) (code int, err error) {
 	if kube, err = client.NewWithWatch(admin, client.Options{Scheme: scheme}); err != nil {
 		return 0, err
 	}
+	kube = remembering(kube)
 	if err := installRBAC(); err != nil {
 		return 0, err
 	}
@@ -108,6 +109,13 @@ func run(m *testing.M) (code int, err error) {
 	unused, err := unusedRights(audit)
 	if err == nil && len(unused) > 0 {
 		err = fmt.Errorf("the operator has rights that it never used in these tests: take them from it, or test what needs them:\n%s", strings.Join(unused, "\n"))
+	}
+	if err != nil {
+		return code, err
+	}
+	untested, err := untestedRules()
+	if err == nil && len(untested) > 0 {
+		err = fmt.Errorf("no test applies an object that these rules of the API refuse: add one to TestAdmission or its like:\n%s", strings.Join(untested, "\n"))
 	}
 	return code, err
 }

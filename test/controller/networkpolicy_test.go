@@ -6,6 +6,7 @@ import (
 
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -32,7 +33,7 @@ func (w *world) changeNetworkPolicy(to v1alpha1.NetworkPolicy) {
 	w.Helper()
 	e := w.read("e")
 	base := e.DeepCopy()
-	e.Spec.NetworkPolicy = to
+	e.Spec.NetworkPolicy = ptr.To(to)
 	if err := kube.Patch(context.Background(), e, client.MergeFrom(base)); err != nil {
 		w.Fatal(err)
 	}
@@ -47,7 +48,7 @@ func TestNetworkPolicyChanges(t *testing.T) {
 	if !metav1.IsControlledBy(p, w.read("e")) {
 		t.Errorf("owners: %+v", p.OwnerReferences)
 	}
-	backup := v1alpha1.NetworkPolicy{Mode: v1alpha1.NetworkPolicyManaged, From: []networkingv1.NetworkPolicyPeer{
+	backup := v1alpha1.NetworkPolicy{Mode: ptr.To(v1alpha1.NetworkPolicyManaged), From: []networkingv1.NetworkPolicyPeer{
 		{PodSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"app": "backup"}}}}}
 	w.changeNetworkPolicy(backup)
 	w.peers(1)
@@ -62,7 +63,7 @@ func TestNetworkPolicyChanges(t *testing.T) {
 	w.remove(p)
 	w.peers(1)
 
-	w.changeNetworkPolicy(v1alpha1.NetworkPolicy{Mode: v1alpha1.NetworkPolicyNone})
+	w.changeNetworkPolicy(v1alpha1.NetworkPolicy{Mode: ptr.To(v1alpha1.NetworkPolicyNone)})
 	w.gone(p)
 	w.changeNetworkPolicy(backup)
 	w.peers(1)
@@ -81,7 +82,7 @@ func TestForeignNetworkPolicy(t *testing.T) {
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonNameTaken)
 	says(t, message(e, v1alpha1.ConditionReady), "NetworkPolicy nbd-e")
 	w.noPod()
-	w.changeNetworkPolicy(v1alpha1.NetworkPolicy{Mode: v1alpha1.NetworkPolicyNone})
+	w.changeNetworkPolicy(v1alpha1.NetworkPolicy{Mode: ptr.To(v1alpha1.NetworkPolicyNone)})
 	w.pod("nbd-e", nil)
 	untouched(t, foreign, &networkingv1.NetworkPolicy{})
 }
@@ -96,6 +97,6 @@ tls: {mode: Disabled}`)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonPodRejected)
 	says(t, message(e, v1alpha1.ConditionReady), "refuses the NetworkPolicy", "spec.ingress[0].from[0].ipBlock.cidr")
 	w.noPod()
-	w.changeNetworkPolicy(v1alpha1.NetworkPolicy{Mode: v1alpha1.NetworkPolicyManaged})
+	w.changeNetworkPolicy(v1alpha1.NetworkPolicy{Mode: ptr.To(v1alpha1.NetworkPolicyManaged)})
 	w.pod("nbd-e", nil)
 }

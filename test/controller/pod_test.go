@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 )
 
 // TestTemplate has the API server accept a pod with all that a template can have.
@@ -44,13 +45,13 @@ func TestLongNames(t *testing.T) {
 		w.export(name, "volumes: [{name: disk, source: {memory: {size: 1Mi}}}]\ntls: {mode: Disabled}")
 		var pod string
 		eventually(t, "the pod of "+name, func() string {
-			if pod = w.read(name).Status.PodName; pod == "" {
+			if pod = ptr.Deref(w.read(name).Status.PodName, ""); pod == "" {
 				return "isn't in the status"
 			}
 			return ""
 		})
 		w.pod(pod, nil)
-		if uri := w.read(name).Status.URI; uri != "nbd://"+pod+"."+w.ns+".svc:10809/disk" {
+		if uri := ptr.Deref(w.read(name).Status.URI, ""); uri != "nbd://"+pod+"."+w.ns+".svc:10809/disk" {
 			t.Errorf("uri %s", uri)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -138,8 +139,8 @@ func TestPodFields(t *testing.T) {
 	if service.Spec.Type != corev1.ServiceTypeNodePort || service.Annotations["example.test/pool"] != "storage" {
 		t.Errorf("the Service: %+v", service)
 	}
-	if want := "nbd://nbd-e." + w.ns + ".svc:10809/disk"; e.Status.URI != want {
-		t.Errorf("URI %s, want %s", e.Status.URI, want)
+	if want := "nbd://nbd-e." + w.ns + ".svc:10809/disk"; ptr.Deref(e.Status.URI, "") != want {
+		t.Errorf("URI %s, want %s", ptr.Deref(e.Status.URI, ""), want)
 	}
 }
 
@@ -161,7 +162,7 @@ func TestServiceChanges(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.change("e", func(s *v1alpha1.NBDExportSpec) {
-		s.Service.Type = v1alpha1.ServiceClusterIP
+		s.Service.Type = ptr.To(v1alpha1.ServiceClusterIP)
 		s.Service.Annotations = nil
 	})
 	eventually(t, "the Service should have changed", func() string {

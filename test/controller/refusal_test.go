@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -192,8 +193,8 @@ func TestForeignService(t *testing.T) {
 	w.export("e", ofClaim)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonNameTaken)
 	says(t, message(e, v1alpha1.ConditionReady), "Service nbd-e")
-	if e.Status.URI != "" {
-		t.Errorf("the URI %s leads to somebody else's Service", e.Status.URI)
+	if e.Status.URI != nil {
+		t.Errorf("the URI %s leads to somebody else's Service", ptr.Deref(e.Status.URI, ""))
 	}
 	w.noPod()
 	untouched(t, foreign, &corev1.Service{})
@@ -239,8 +240,8 @@ template:
 `)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonPodRejected)
 	says(t, message(e, v1alpha1.ConditionReady), "missing")
-	if e.Status.PodName != "" {
-		t.Errorf("podName is %s", e.Status.PodName)
+	if e.Status.PodName != nil {
+		t.Errorf("podName is %s", ptr.Deref(e.Status.PodName, ""))
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/desired"
@@ -23,10 +24,10 @@ func TestReportNamesConditions(t *testing.T) {
 		make      func(string, exitwhen.Options) (exitwhen.Condition, error)
 	}{
 		{v1alpha1.ExitCondition{LastClientLeft: &v1alpha1.LastClientLeft{}}, exitwhen.LastClientLeaves},
-		{v1alpha1.ExitCondition{LastClientLeft: &v1alpha1.LastClientLeft{GraceSeconds: 90}}, exitwhen.LastClientLeaves},
+		{v1alpha1.ExitCondition{LastClientLeft: &v1alpha1.LastClientLeft{GraceSeconds: ptr.To[int32](90)}}, exitwhen.LastClientLeaves},
 		{v1alpha1.ExitCondition{ProcessExited: &v1alpha1.ProcessExited{Name: "qemu-kvm"}}, exitwhen.ProcessExits},
 		{v1alpha1.ExitCondition{Idle: &v1alpha1.Idle{Seconds: 3600}}, exitwhen.Idle},
-		{v1alpha1.ExitCondition{Deadline: &v1alpha1.Deadline{Seconds: 60}}, exitwhen.Deadline},
+		{v1alpha1.ExitCondition{Deadline: &v1alpha1.Deadline{Seconds: ptr.To[int32](60)}}, exitwhen.Deadline},
 		{v1alpha1.ExitCondition{Deadline: &v1alpha1.Deadline{Time: &half}}, exitwhen.Deadline},
 	} {
 		flag, arg, ok := desired.ExitFlag(e, c.condition)
@@ -55,7 +56,7 @@ func TestServerConditions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nexitWhen: [{name: the-one, "+c.condition+"}]")
+			w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nexitWhen: [{name: the-one, "+c.condition+"}]\ntemplate: {containers: [{name: companion, image: example.test/c}]}")
 			pod := w.pod("nbd-e", nil)
 			w.serve(pod)
 			w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)

@@ -146,7 +146,7 @@ func others(names []string, name string) []string {
 func TestVMReplacedUnseen(t *testing.T) {
 	w := newWorld(t)
 	vm, pod := running(w)
-	if got := w.read("e").Status.WatchedPods; len(got) != 1 || got[0].Name != "vm-gone" || got[0].UID != vm.UID {
+	if got := w.read("e").Status.WatchedPods; len(got) != 1 || got[0].Name != "vm-gone" || got[0].UID != string(vm.UID) {
 		t.Errorf("on record: %+v", got)
 	}
 	w.stop()
@@ -166,7 +166,7 @@ func TestVMRecordedFirst(t *testing.T) {
 	vm := w.user("vm", "node-1", "")
 	w.export("e", toWrite)
 	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonClaimNotFound)
-	if got := w.read("e").Status.WatchedPods; len(got) != 1 || got[0].UID != vm.UID {
+	if got := w.read("e").Status.WatchedPods; len(got) != 1 || got[0].UID != string(vm.UID) {
 		t.Errorf("on record: %+v", got)
 	}
 	w.stop()

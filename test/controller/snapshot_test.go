@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -184,14 +185,18 @@ func TestSnapshotExportDeleted(t *testing.T) {
 	untouched(t, snap, snap.DeepCopy())
 }
 
-// TestTemporaryClaimRefused names a class that can't be one.
+// TestTemporaryClaimRefused restores to a claim that is larger than the namespace
+// allows.
 func TestTemporaryClaimRefused(t *testing.T) {
 	installSnapshots(t)
 	w := newWorld(t)
 	w.ready()
-	w.export("e", strings.Replace(ofSnapshot, "name: monday", "name: monday, storageClassName: Not_One", 1))
+	w.must(&corev1.LimitRange{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "small"},
+		Spec: corev1.LimitRangeSpec{Limits: []corev1.LimitRangeItem{{Type: corev1.LimitTypePersistentVolumeClaim,
+			Max: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Mi")}}}}})
+	w.export("e", ofSnapshot)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonPodRejected)
-	says(t, message(e, v1alpha1.ConditionReady), "temporary PersistentVolumeClaim "+desired.TemporaryClaimName("e", "disk"), "Not_One")
+	says(t, message(e, v1alpha1.ConditionReady), "temporary PersistentVolumeClaim "+desired.TemporaryClaimName("e", "disk"), "maximum storage usage per PersistentVolumeClaim is 1Mi")
 	w.noPod()
 }
 
@@ -206,9 +211,11 @@ func TestSnapshotAdmission(t *testing.T) {
 		{"and a claim", "volumeSnapshot:", "persistentVolumeClaim: {claimName: disk}, volumeSnapshot:",
 			[]string{"spec.volumes[0].source", "exactly one of the fields in [persistentVolumeClaim volumeSnapshot memory] must be set"}},
 		{"without a name", "name: monday", "storageClassName: fast", []string{"spec.volumes[0].source.volumeSnapshot.name: Required value"}},
+		{"elsewhere", "name: monday", "name: other/monday", []string{"spec.volumes[0].source.volumeSnapshot.name", "should match"}},
+		{"class of two words", "name: monday", "name: monday, storageClassName: fast disk", []string{"spec.volumes[0].source.volumeSnapshot.storageClassName", "should match"}},
 		{"empty class", "name: monday", "name: monday, storageClassName: \"\"", []string{"spec.volumes[0].source.volumeSnapshot.storageClassName", "at least 1 chars"}},
 		{"absolute path", "name: monday", "name: monday, path: /etc/passwd", []string{"spec.volumes[0].source.volumeSnapshot.path", "relative to the root"}},
-		{"path with comma", "name: monday", `name: monday, path: "a,access=read-write"`, []string{"spec.volumes[0].source.volumeSnapshot.path", "comma or a colon"}},
+		{"path with comma", "name: monday", `name: monday, path: "a,access=read-write"`, []string{"spec.volumes[0].source.volumeSnapshot.path", "a comma, a colon"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := strings.Replace("volumes:\n- name: disk\n  source: {volumeSnapshot: {name: monday}}\ntls: {mode: Disabled}\n", c.old, c.new, 1)

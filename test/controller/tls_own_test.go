@@ -9,6 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/nbdserver/certificates/certificatestest"
@@ -54,7 +55,7 @@ func TestOwnCertificates(t *testing.T) {
 	}
 	w.serve(pod)
 	e = w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-	if e.Status.ClientSecretName != "" || !strings.HasPrefix(e.Status.URI, "nbds://") {
+	if e.Status.ClientSecretName != nil || !strings.HasPrefix(ptr.Deref(e.Status.URI, ""), "nbds://") {
 		t.Errorf("status: %+v", e.Status)
 	}
 	if s := w.secrets(); len(s) != 1 {

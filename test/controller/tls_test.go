@@ -20,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	clocktesting "k8s.io/utils/clock/testing"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
@@ -114,7 +115,7 @@ func TestTLS(t *testing.T) {
 	}
 	w.serve(pod)
 	e = w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
-	if e.Status.ClientSecretName != "nbd-e-client" || e.Status.URI != "nbds://nbd-e."+w.ns+".svc:10809/a" || e.Status.Volumes[0].URI != e.Status.URI {
+	if ptr.Deref(e.Status.ClientSecretName, "") != "nbd-e-client" || ptr.Deref(e.Status.URI, "") != "nbds://nbd-e."+w.ns+".svc:10809/a" || e.Status.Volumes[0].URI != *e.Status.URI {
 		t.Errorf("status: %+v", e.Status)
 	}
 
@@ -159,8 +160,8 @@ func TestTLSDisabled(t *testing.T) {
 	if s := w.secrets(); len(s) > 0 {
 		t.Errorf("Secrets: %v", s)
 	}
-	if e := w.read("e"); e.Status.ClientSecretName != "" {
-		t.Errorf("clientSecretName %s", e.Status.ClientSecretName)
+	if e := w.read("e"); e.Status.ClientSecretName != nil {
+		t.Errorf("clientSecretName %s", ptr.Deref(e.Status.ClientSecretName, ""))
 	}
 }
 

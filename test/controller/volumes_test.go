@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"k8s.io/utils/ptr"
+
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
 
@@ -28,7 +30,7 @@ tls: {mode: Disabled}
 		got = append(got, v.Name+" "+v.URI)
 	}
 	base := "nbd://nbd-e." + w.ns + ".svc:10809/"
-	if want := "root " + base + "root, data " + base + "data, scratch " + base + "scratch"; strings.Join(got, ", ") != want || e.Status.URI != base+"root" {
-		t.Errorf("URI %s, of the volumes %v", e.Status.URI, got)
+	if want := "root " + base + "root, data " + base + "data, scratch " + base + "scratch"; strings.Join(got, ", ") != want || ptr.Deref(e.Status.URI, "") != base+"root" {
+		t.Errorf("URI %s, of the volumes %v", ptr.Deref(e.Status.URI, ""), got)
 	}
 }

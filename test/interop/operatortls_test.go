@@ -11,6 +11,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 	"github.com/nbdexport/nbdexport/controllers/authority"
@@ -21,7 +22,7 @@ import (
 func exportOf(name, uid string) *v1alpha1.NBDExport {
 	e := &v1alpha1.NBDExport{}
 	e.Namespace, e.Name, e.UID = "vms", name, types.UID(uid)
-	e.Spec.TLS = v1alpha1.TLS{Mode: v1alpha1.TLSRequired, ClientAuth: v1alpha1.ClientAuthRequired}
+	e.Spec.TLS = &v1alpha1.TLS{Mode: ptr.To(v1alpha1.TLSRequired), ClientAuth: ptr.To(v1alpha1.ClientAuthRequired)}
 	return e
 }
 
@@ -104,7 +105,7 @@ func TestOperatorTLS(t *testing.T) {
 			for _, host := range []string{"localhost", "10.0.0.1", "nbd-vm-disk", "nbd-vm-disk.vms", "nbd-vm-disk.vms.svc", "nbd-vm-disk.vms.svc.cluster.local"} {
 				must(t, "qemu-img", append([]string{"info"}, s.qemu("tcp", good, "disk", host)...)...)
 			}
-			e.Spec.TLS.ClientAuth = v1alpha1.ClientAuthNone
+			e.Spec.TLS.ClientAuth = ptr.To(v1alpha1.ClientAuthNone)
 			for who, dir := range map[string]string{
 				"the client of another export":                   filesOf(t, desired.ClientCredential(other), a.client, now),
 				"the client of an earlier export with this name": filesOf(t, desired.ClientCredential(again), a.client, now),
@@ -159,7 +160,7 @@ func TestOwnCertificates(t *testing.T) {
 			secret[key] = b
 		}
 		e := exportOf("vm-disk", "1")
-		e.Spec.TLS.SecretRef, e.Spec.TLS.ClientAuth = &v1alpha1.TLSSecretReference{Name: "own"}, auth
+		e.Spec.TLS.SecretRef, e.Spec.TLS.ClientAuth = &v1alpha1.TLSSecretReference{Name: "own"}, ptr.To(auth)
 		ac, err := desired.Pod(e, desired.Facts{})
 		if err != nil {
 			t.Fatal(err)

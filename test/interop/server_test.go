@@ -70,7 +70,11 @@ func (s *syncBuffer) String() string {
 // of t.TempDir.
 func shortDir(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "nbd")
+	parent := os.TempDir()
+	if len(parent) > 64 {
+		parent = "/tmp"
+	}
+	dir, err := os.MkdirTemp(parent, "nbd")
 	if err != nil {
 		t.Fatal(err)
 	}

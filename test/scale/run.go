@@ -284,7 +284,7 @@ func (b *bench) exportsAre(ctx context.Context, condition string, want int) (boo
 	}
 	n := 0
 	for i := range exports.Items {
-		if meta.IsStatusConditionTrue(exports.Items[i].Status.Conditions, condition) {
+		if meta.IsStatusConditionTrue(exports.Items[i].GetStatus().Conditions, condition) {
 			n++
 		}
 	}

@@ -126,7 +126,7 @@ func TestErrorsOfTheScratch(t *testing.T) {
 	if after, _ := o.Scratch(); after != before || before != blockSize {
 		t.Errorf("the scratch held %d bytes before a write that failed and %d after", before, after)
 	}
-	if _, err := newScratch(filepath.Join(t.TempDir(), "x"), 1); err == nil || strings.Count(err.Error(), "/x") != 1 {
+	if _, err := newScratch(filepath.Join(t.TempDir(), "nowhere"), 1); err == nil || strings.Count(err.Error(), "/nowhere") != 1 {
 		t.Errorf("the error of a directory that isn't there is %v", err)
 	}
 }
