@@ -62,8 +62,7 @@ all)
   hack/cluster/down.sh
   KUBECONFIG=$(hack/cluster/up.sh)
   export KUBECONFIG PATH=$NBDEXPORT_CACHE/bin:$PATH # which has kubectl
-  # The tests take turns by themselves.
-  go test -tags e2e -timeout 30m -count=1 -parallel 100 -v ./test/e2e/...
+  go test -tags e2e -timeout 30m -count=1 -v ./test/e2e/...
   say "all passed"
   ;;
 *) die "usage: test.sh unit|all" ;;

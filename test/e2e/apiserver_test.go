@@ -35,8 +35,8 @@ func TestAPIServerDownWhileCopying(t *testing.T) {
 	}
 	n.machine("hack/cluster/apiserver.sh", "start")
 
-	// The rest of Kubernetes looks for the API server at intervals that have grown to
-	// half a minute by now. That the others wait for it too does them no harm.
+	// It takes the rest of Kubernetes a while to notice. The other tests may wait for
+	// that as well.
 	t.Parallel()
 	n.apply(strings.Replace(scratch, "{name: e}", "{name: new}", 1))
 	n.here("new")

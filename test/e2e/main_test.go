@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -28,6 +29,11 @@ const within = "--timeout=300s"
 func TestMain(m *testing.M) {
 	if os.Getenv("KUBECONFIG") == "" {
 		fmt.Fprintln(os.Stderr, "e2e: KUBECONFIG is not set: run \"make test\", or start a cluster with hack/cluster/up.sh and set it to what that prints")
+		os.Exit(1)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", unlimited); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
 	// Without them, only the tests that need them fail.

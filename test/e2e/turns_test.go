@@ -4,10 +4,12 @@ package e2e
 
 import "testing"
 
-// A turn is what as many tests have at a time as it has room for. They wait for it
-// without being counted by go test's own -parallel, which is to be no fewer than
-// there are tests.
+// A turn is what as many tests have at a time as it has room for.
 type turn chan struct{}
+
+// unlimited is for go test's own -parallel, which counts those that wait for their turn:
+// they mustn't keep out who has it.
+const unlimited = "1000"
 
 var (
 	// anyTime is the turn of tests that disturb nobody. They wait more than they work,
