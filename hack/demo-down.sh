@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 case ${CLUSTER:-own} in
 own) hack/cluster/down.sh ;;
 current)
-  kubectl delete namespace -l nbdexport.io/demo=yes --timeout=120s
+  kubectl delete namespace -l nbdexport.io/demo=yes --timeout=300s
   if [ "${INSTALL:-yes}" = yes ]; then
     # With the CRD would go all exports, and nobody would be left to drain them.
     left=$(kubectl get nbdexports -A -o name)

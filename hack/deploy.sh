@@ -4,8 +4,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 hack/overlay.sh
+manager=deployment/nbdexport-manager
+was_there=$(kubectl -n nbdexport-system get --ignore-not-found "$manager" -o name)
 # Client-side apply, as the README has it: the CRD must stay small enough.
 kubectl apply -k bin/install
 # A rebuilt image has the same name.
-kubectl -n nbdexport-system rollout restart deployment/nbdexport-manager >/dev/null
-kubectl -n nbdexport-system rollout status deployment/nbdexport-manager --timeout=120s
+[ -z "$was_there" ] || kubectl -n nbdexport-system rollout restart "$manager" >/dev/null
+kubectl -n nbdexport-system rollout status "$manager" --timeout=300s

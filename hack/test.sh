@@ -56,13 +56,13 @@ all)
   say "end to end on a cluster"
   hack/image.sh
   trap hack/cluster/down.sh EXIT
-  # The second node is there to be drained and lost, and has what faults need.
-  export NBDEXPORT_NODES=2 NBDEXPORT_ROOT_DEVICES=2 NBDEXPORT_KCM_ARGS=--node-monitor-grace-period=20s
+  # The second and the third node are there to be drained and lost, and have what
+  # faults need. One that is up already may have other images.
+  export NBDEXPORT_NODES=3 NBDEXPORT_ROOT_DEVICES=3 NBDEXPORT_KCM_ARGS=--node-monitor-grace-period=20s
+  hack/cluster/down.sh
   KUBECONFIG=$(hack/cluster/up.sh)
-  export KUBECONFIG
-  hack/cluster/load.sh "$NBDEXPORT_CACHE"/images/{nbdexport,nbd-client}.tar
-  # They wait more than they work.
-  go test -tags e2e -timeout 20m -count=1 -parallel 10 -v ./test/e2e/...
+  export KUBECONFIG PATH=$NBDEXPORT_CACHE/bin:$PATH # which has kubectl
+  go test -tags e2e -timeout 30m -count=1 -v ./test/e2e/...
   say "all passed"
   ;;
 *) die "usage: test.sh unit|all" ;;

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Starts or stops the API server, and nothing else of the control plane.
 #   apiserver.sh start    returns when it is ready
-#   apiserver.sh stop
+#   apiserver.sh stop     as a power cut of its machine does
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "$0")/lib.sh"
 need_root
@@ -12,6 +12,7 @@ api_ready() { alive kube-apiserver && kc get --raw /readyz; }
 
 case ${1:-} in
 start)
+  api_silent no
   ! alive kube-apiserver || exit 0
   # enable-aggregator-routing: to reach webhooks the API server goes to the pods
   # themselves and needs no kube-proxy on this machine.
@@ -28,9 +29,13 @@ start)
     --requestheader-extra-headers-prefix=X-Remote-Extra- --requestheader-group-headers=X-Remote-Group \
     --requestheader-username-headers=X-Remote-User \
     --proxy-client-cert-file="$P/front-proxy-client.crt" --proxy-client-key-file="$P/front-proxy-client.key"
-  wait_for 60 "API server (see $RUN/log/kube-apiserver.log)" api_ready
+  wait_for 300 "API server (see $RUN/log/kube-apiserver.log)" api_ready
   ;;
-# At once: an orderly end would take it out of its Service first.
-stop) stop kube-apiserver 0 ;;
+# At once: an orderly end would take it out of its Service first. And nobody is
+# refused: whoever is, asks again later and later, up to a minute and more.
+stop)
+  api_silent yes
+  stop kube-apiserver 0
+  ;;
 *) die "usage: apiserver.sh start|stop" ;;
 esac

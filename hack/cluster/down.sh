@@ -7,6 +7,7 @@ need_root
 lock
 stop provisioner 1
 for i in $(nodes); do "$CLUSTER_DIR/node-down.sh" "$i" purge; done
+[ ! -d "$RUN/pki" ] || api_silent no
 # No time to end by themselves: their state goes anyway.
 for p in kube-scheduler kube-controller-manager kube-apiserver etcd; do stop "$p" 0; done
 

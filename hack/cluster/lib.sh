@@ -101,6 +101,19 @@ lock() {
   export NBDEXPORT_LOCKED=1
 }
 
+# api_silent yes|no: whether the API server's address takes and gives no packets.
+api_silent() {
+  {
+    echo "add table ip nbde; delete table ip nbde" # there is none to delete otherwise
+    [ "$1" = no ] || cat <<N
+table ip nbde {
+  chain in { type filter hook input priority raw; ip daddr $HOST_IP tcp dport 6443 drop; }
+  chain out { type filter hook output priority raw; ip saddr $HOST_IP tcp sport 6443 drop; }
+}
+N
+  } | nft -f -
+}
+
 kc() { "$BIN/kubectl" --kubeconfig "$RUN/admin.kubeconfig" "$@"; }
 # The numbers of the nodes there are, up or not.
 nodes() {

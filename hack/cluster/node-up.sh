@@ -25,12 +25,16 @@ node_cgroups "$i" | while read -r d; do
   for f in cpuset.cpus cpuset.mems; do
     if [ -f "$d/$f" ] && [ -z "$(cat "$d/$f")" ] && [ -s "${d%/*}/$f" ]; then cat "${d%/*}/$f" >"$d/$f"; fi
   done
+  # All pods of a node together have the share of one process of the machine
+  # otherwise, and stand still when that is busy.
+  [ ! -f "$d/cpu.shares" ] || echo $((1024 * 8)) >"$d/cpu.shares"
+  [ ! -f "$d/cpu.weight" ] || echo 800 >"$d/cpu.weight"
 done
 
 # What start records is unshare; its child is the node's first process.
 start "node-$name" unshare --mount --uts --net --ipc --pid --fork --kill-child --mount-proc --propagation private \
   "$CLUSTER_DIR/node-init.sh" "$name" "$dir"
-wait_for 10 "namespaces for $name (see $RUN/log/node-$name.log)" test -f "$dir/init-ready"
+wait_for 120 "namespaces for $name (see $RUN/log/node-$name.log)" test -f "$dir/init-ready"
 record "init-$name" "$(pgrep -P "$(pid_of "node-$name")" | head -1)"
 init=$(pid_of "init-$name")
 start_in_node() {
@@ -68,7 +72,7 @@ config kube-proxy.yaml "$dir/etc/kube-proxy.yaml"
 : >"$dir/etc/resolv.conf"
 
 start_in_node containerd containerd -c "$dir/etc/containerd.toml" -l warn
-wait_for 20 "containerd on $name (see $RUN/log/containerd-$name.log)" in_node "$i" ctr version
+wait_for 120 "containerd on $name (see $RUN/log/containerd-$name.log)" in_node "$i" ctr version
 for t in "$IMAGES"/*.tar; do
   load_image "$i" "$t" || die "containerd does not take $t: build it again"
 done
@@ -79,7 +83,7 @@ start_kubelet() {
 }
 start_proxy() {
   start_in_node kube-proxy "$BIN/kube-proxy" --config "$dir/etc/kube-proxy.yaml"
-  wait_for 60 "Services on $name (see $RUN/log/kube-proxy-$name.log)" in_node "$i" timeout 1 bash -c "</dev/tcp/$KUBERNETES_IP/443"
+  wait_for 300 "Services on $name (see $RUN/log/kube-proxy-$name.log)" in_node "$i" timeout 1 bash -c "</dev/tcp/$KUBERNETES_IP/443"
 }
 # A SYN that reaches a ClusterIP before kube-proxy's rules hangs its connection
 # for 30 s, so rules come before pods. But kube-proxy wants to see its Node,

@@ -92,9 +92,9 @@ ip route replace "$SERVICES" via "$(node_ip 1)"
 sed "s/@DNS_IP@/$DNS_IP/" "$CLUSTER_DIR/coredns.yaml" | kc apply -f - >/dev/null
 kc apply -f "$CLUSTER_DIR/storageclass.yaml" >/dev/null
 start provisioner "$BIN/provisioner" -kubeconfig "$RUN/admin.kubeconfig" -run "$RUN"
-kc wait --for=condition=Ready nodes --all --timeout=60s >/dev/null
+kc wait --for=condition=Ready nodes --all --timeout=300s >/dev/null
 step "nodes ready"
-kc -n kube-system rollout status deploy/coredns --timeout=90s >/dev/null
+kc -n kube-system rollout status deploy/coredns --timeout=300s >/dev/null
 touch "$RUN/up"
 step "up with $NBDEXPORT_NODES node(s); images: $(cd "$IMAGES" && echo *.tar)"
 echo "$RUN/admin.kubeconfig"

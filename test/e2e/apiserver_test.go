@@ -12,15 +12,14 @@ import (
 // afterwards all is as before: it's the same pod, ready, and the operator works.
 func TestAPIServerDownWhileCopying(t *testing.T) {
 	n := makeNamespace(t)
-	n.client()
 	n.apply(scratch)
-	want := n.fill(n.ready("e"))
+	uri := n.here("e")
+	want := n.fillHere(uri)
 	identity := func() string {
-		return n.kubectl("get", "pod", n.field("e", ".status.podName"), "-o",
-			`jsonpath={.metadata.uid} {.status.phase} {.status.containerStatuses[0].restartCount}`)
+		return n.read("pod", n.field("e", ".status.podName"), `{.metadata.uid} {.status.phase} {.status.containerStatuses[0].restartCount}`)
 	}
 	was := identity()
-	copied := n.stream("e", slowly)
+	copied := n.stream(uri, slowly)
 
 	t.Cleanup(func() { n.machine("hack/cluster/apiserver.sh", "start") })
 	n.machine("hack/cluster/apiserver.sh", "stop")
@@ -36,9 +35,12 @@ func TestAPIServerDownWhileCopying(t *testing.T) {
 	}
 	n.machine("hack/cluster/apiserver.sh", "start")
 
+	// It takes the rest of Kubernetes a while to notice. The other tests may wait for
+	// that as well.
+	t.Parallel()
 	n.apply(strings.Replace(scratch, "{name: e}", "{name: new}", 1))
-	n.ready("new")
-	n.ready("e")
+	n.here("new")
+	n.here("e")
 	if got := identity(); got != was {
 		t.Errorf("the export's pod is %q, not %q", got, was)
 	}

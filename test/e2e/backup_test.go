@@ -15,17 +15,18 @@ import (
 // A disk is written to a claim and backed up from it over TLS, by a pod that mounts
 // the Secret of clients. What is a hole stays one, in the volume and in the copies.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	for _, mode := range []string{"Filesystem", "Block"} {
 		t.Run(mode, func(t *testing.T) {
-			n := newNamespace(t)
+			n := newNamespace(t, anyTime)
 			n.apply(claim(mode))
 			path := ""
 			if mode == "Filesystem" {
 				path = filepath.Join(n.volume("truncate -s 64M /data/disk.img"), "disk.img")
 			}
-			n.apply(protected(exportOfClaim("e", "ReadWrite")))
-			n.certified("client", "e")
-			uri := n.readyFor("e")
+			n.apply(exportOfClaim("e", "ReadWrite"))
+			n.client("e")
+			uri := n.ready("e")
 			if mode == "Block" {
 				path = n.folder("data") + ".img"
 			}
@@ -39,7 +40,7 @@ func TestBackup(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			convert := "qemu-img convert --object tls-creds-x509,id=tls,endpoint=client,dir=/tls --image-opts -O raw driver=nbd,host=" +
+			convert := "qemu-img convert --object tls-creds-x509,id=tls,endpoint=client,dir=/tls/e --image-opts -O raw driver=nbd,host=" +
 				u.Hostname() + ",port=" + u.Port() + ",export=" + strings.TrimPrefix(u.Path, "/") + ",tls-creds=tls"
 			for tool, command := range map[string]string{"nbdcopy": "nbdcopy '" + uri + "'", "qemu-img": convert} {
 				if got := n.sh(command + " /tmp/copy && sha256sum </tmp/copy"); got != want {
@@ -67,7 +68,7 @@ func (n *namespace) volume(command string) (folder string) {
 	n.Helper()
 	n.pod("writer", holds, held)
 	n.kubectl("exec", "writer", "--", "sh", "-c", command)
-	n.kubectl("delete", "pod", "writer", "--timeout=60s")
+	n.kubectl("delete", "pod", "writer", within)
 	return n.folder("data")
 }
 
@@ -75,5 +76,5 @@ func (n *namespace) volume(command string) (folder string) {
 // volume has the same path with ".img".
 func (n *namespace) folder(claim string) string {
 	n.Helper()
-	return filepath.Join(run(), "n1", "kubelet", "nbde-volumes", n.kubectl("get", "pvc", claim, "-o", "jsonpath={.spec.volumeName}"))
+	return filepath.Join(run(), "n1", "kubelet", "nbde-volumes", n.read("pvc", claim, "{.spec.volumeName}"))
 }

@@ -8,48 +8,20 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
-	"testing"
 )
 
-// faultTaint keeps all pods off the second node but those of tests that do
-// something to it.
+// faultTaint keeps all pods off the second and third node but those of tests that do
+// something to them.
 const faultTaint = "nbdexport.io/e2e-faults"
 
 // toleration is an entry of a pod's tolerations.
 const toleration = "{key: " + faultTaint + ", operator: Exists}"
 
-// onSecondNode is the template of an export that is to run on the second node.
-const onSecondNode = `
+// onThirdNode is the template of an export that is to run on the third node.
+const onThirdNode = `
   template:
-    nodeSelector: {kubernetes.io/hostname: n2}
+    nodeSelector: {kubernetes.io/hostname: n3}
     tolerations: [` + toleration + `]`
-
-// secondNode is held by the test that uses the second node.
-var secondNode sync.Mutex
-
-// newNamespaceOnSecondNode is newNamespace for a test that uses the second node.
-func newNamespaceOnSecondNode(t *testing.T) *namespace {
-	t.Helper()
-	t.Parallel()
-	secondNode.Lock()
-	// When the namespace has gone, and with it the pods.
-	t.Cleanup(secondNode.Unlock)
-	return makeNamespace(t)
-}
-
-// operator is held by the test that does something to the operator. To the others
-// it makes no difference but a few seconds: that is what it is tested for.
-var operator sync.Mutex
-
-func newNamespaceWithOperator(t *testing.T) *namespace {
-	t.Helper()
-	t.Parallel()
-	operator.Lock()
-	t.Cleanup(operator.Unlock)
-	return makeNamespace(t)
-}
 
 // tryManager runs kubectl in the operator's namespace.
 func tryManager(args ...string) (string, error) {
@@ -67,11 +39,25 @@ func (n *namespace) manager(args ...string) string {
 	return out
 }
 
-// managers are the names of the operator's pods that aren't on their way out.
+// managers are the names of the operator's pods. One that is on its way out may still
+// do its work.
 func (n *namespace) managers() []string {
 	n.Helper()
-	return strings.Fields(n.manager("get", "pods", "-l", "app.kubernetes.io/component=manager", "-o",
-		`go-template={{range .items}}{{if not .metadata.deletionTimestamp}}{{.metadata.name}} {{end}}{{end}}`))
+	return strings.Fields(n.manager("get", "pods", "-l", "app.kubernetes.io/component=manager", "-o", "jsonpath={.items[*].metadata.name}"))
+}
+
+// operators scales the operator, and waits until there are so many, and no others.
+func (n *namespace) operators(replicas int) {
+	n.Helper()
+	n.manager("scale", "deployment/nbdexport-manager", "--replicas="+strconv.Itoa(replicas))
+	n.rolledOut(replicas)
+}
+
+// rolledOut waits until a change of the operator is complete.
+func (n *namespace) rolledOut(replicas int) {
+	n.Helper()
+	n.manager("rollout", "status", "deployment/nbdexport-manager", within)
+	n.eventually("operators: "+strconv.Itoa(replicas), func() bool { return len(n.managers()) == replicas })
 }
 
 // run is the state folder of the cluster, which has to be one of hack/cluster.
@@ -90,7 +76,7 @@ func (n *namespace) machine(name string, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// inNode runs a command in the namespaces of a node, 1 or 2.
+// inNode runs a command in the namespaces of a node, by its number.
 func (n *namespace) inNode(node int, args ...string) string {
 	n.Helper()
 	b, err := os.ReadFile(filepath.Join(run(), "pids", "init-n"+strconv.Itoa(node)))
@@ -101,56 +87,41 @@ func (n *namespace) inNode(node int, args ...string) string {
 	return n.machine("nsenter", append([]string{"-t", init, "-m", "-u", "-n", "-i", "-p", "--"}, args...)...)
 }
 
-// kill kills all processes of a pod's container as the OOM killer does. They are
-// known by their cgroup, which is named after the container.
-func (n *namespace) kill(ns, pod, container string) {
+// processes are those of a pod's container, in whatever namespace. They are known by
+// their cgroup, which is named after the container.
+func (n *namespace) processes(namespace, pod, container string) (all []*os.Process) {
 	n.Helper()
-	id := n.kubectl("-n", ns, "get", "pod", pod, "-o", `jsonpath={.status.containerStatuses[?(@.name=="`+container+`")].containerID}`)
+	id := n.kubectl("-n", namespace, "get", "pod", pod, "-o", `jsonpath={.status.containerStatuses[?(@.name=="`+container+`")].containerID}`)
 	_, id, _ = strings.Cut(id, "containerd://")
 	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
 	if err != nil || id == "" {
 		n.Fatalf("the container %s of %s has no id (%v)", container, pod, err)
 	}
-	killed := 0
 	for _, f := range files {
 		if b, err := os.ReadFile(f); err != nil || !strings.Contains(string(b), id) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-		if err == nil && syscall.Kill(pid, syscall.SIGKILL) == nil {
+		if err != nil {
+			continue
+		}
+		if p, err := os.FindProcess(pid); err == nil {
+			all = append(all, p)
+		}
+	}
+	return all
+}
+
+// kill kills processes as the OOM killer does.
+func (n *namespace) kill(all []*os.Process) {
+	n.Helper()
+	killed := 0
+	for _, p := range all {
+		if p.Kill() == nil {
 			killed++
 		}
 	}
 	if killed == 0 {
-		n.Fatalf("the container %s of %s has no process", container, pod)
+		n.Fatalf("there is none of the processes %v", all)
 	}
-}
-
-// uid identifies an object.
-func (n *namespace) uid(kind, name string) string {
-	n.Helper()
-	return n.kubectl("get", kind, name, "-o", "jsonpath={.metadata.uid}")
-}
-
-// says waits until the condition Ready of an export is false for a reason, with a
-// message that has words in it, and returns the message.
-func (n *namespace) says(export, reason string, words ...string) string {
-	n.Helper()
-	const ready = `.status.conditions[?(@.type=="Ready")]`
-	message := ""
-	n.eventually(export+" says "+reason+": ... "+strings.Join(words, " ... "), func() bool {
-		out, err := n.try("get", "nbdexport", export, "-o", "jsonpath={"+ready+".status} {"+ready+".reason} {"+ready+".message}")
-		var is bool
-		if message, is = strings.CutPrefix(out, "False "+reason+" "); err != nil || !is {
-			return false
-		}
-		for _, w := range words {
-			if !strings.Contains(message, w) {
-				return false
-			}
-		}
-		return true
-	})
-	n.Logf("%s: %s: %s", export, reason, message)
-	return message
 }

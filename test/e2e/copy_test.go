@@ -8,13 +8,53 @@ import (
 	"encoding/hex"
 	"io"
 	"os/exec"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // slowly is the pause of a stream that isn't over before it is let free: it would take
-// two and a half minutes.
-const slowly = 150 * time.Millisecond
+// five minutes.
+const slowly = 300 * time.Millisecond
+
+// size is that of most exports of tests.
+const size = 64 << 20
+
+// pattern is a shell command that writes as much of something.
+const pattern = "tr '\\000' '\\132' </dev/zero | head -c 67108864"
+
+// patternSum is the sha256 of what it writes, as sha256sum prints it.
+var patternSum = sync.OnceValue(func() string {
+	sum := sha256.Sum256(bytes.Repeat([]byte{0o132}, size))
+	return hex.EncodeToString(sum[:]) + "  -"
+})
+
+// fill writes the pattern over an export, from the client pod, and returns its sum.
+func (n *namespace) fill(uri string) string {
+	n.Helper()
+	n.sh(pattern + " | nbdcopy --flush - '" + uri + "'")
+	return patternSum()
+}
+
+// fillHere is fill from this machine.
+func (n *namespace) fillHere(uri string) string {
+	n.Helper()
+	n.machine("sh", "-c", pattern+` | nbdcopy --flush - "$0"`, uri)
+	return patternSum()
+}
+
+// here waits until an export is Ready and this machine reaches it. It returns the URI
+// that works here, with the files of its clients.
+func (n *namespace) here(export string) (uri string) {
+	n.Helper()
+	n.await(export, "Ready", "True")
+	uri = "nbd://" + n.address(export) + ":10809"
+	if secret := n.field(export, ".status.clientSecretName"); secret != "" {
+		uri = n.atAddress(export, n.files(n.secret(secret)))
+	}
+	n.eventually("this machine reaches "+uri, func() bool { return exec.Command("nbdinfo", "--size", uri).Run() == nil })
+	return uri
+}
 
 // A stream is an nbdcopy of a whole export that runs on the machine: unlike what
 // sh runs, it doesn't go through the API server. nbdcopy reads no further than
@@ -25,15 +65,9 @@ type stream struct {
 	result chan string
 }
 
-// stream begins to copy an export slowly, pieces of 64 KiB at a time, with a pause
-// behind each.
-func (n *namespace) stream(export string, pause time.Duration) *stream {
-	n.Helper()
-	return n.streamFrom("nbd://"+n.address(export)+":10809", pause)
-}
-
-// streamFrom is stream of a URI that works on the machine.
-func (n *namespace) streamFrom(uri string, pause time.Duration) *stream {
+// stream begins to copy what is at a URI that works on the machine, slowly: pieces of
+// 64 KiB at a time, with a pause behind each.
+func (n *namespace) stream(uri string, pause time.Duration) *stream {
 	n.Helper()
 	cmd := exec.CommandContext(n.Context(), "nbdcopy", uri, "-")
 	var errs bytes.Buffer
@@ -72,7 +106,7 @@ func (n *namespace) streamFrom(uri string, pause time.Duration) *stream {
 // address is the ClusterIP of an export.
 func (n *namespace) address(export string) string {
 	n.Helper()
-	return n.kubectl("get", "service", n.field(export, ".status.serviceName"), "-o", "jsonpath={.spec.clusterIP}")
+	return n.read("service", n.field(export, ".status.serviceName"), "{.spec.clusterIP}")
 }
 
 // finish lets the copy run free and compares what it has copied.

@@ -17,20 +17,18 @@ import (
 // them all back. fio's own client neither reconnects nor knows FUA, so nbdkit does
 // both for it.
 func TestServerKilledUnderWriteLoad(t *testing.T) {
-	n := newNamespace(t)
-	n.client()
+	n := newNamespace(t, anyTime)
 	n.apply(claim("Block"))
 	n.apply(exportOfClaim("e", "ReadWrite"))
-	n.ready("e")
+	n.here("e")
 	pod := n.field("e", ".status.podName")
 	uid := n.uid("pod", pod)
-	address := n.address("e")
-	metrics := n.kubectl("get", "pod", pod, "-o", "jsonpath={.status.podIP}")
+	metrics := n.read("pod", pod, "{.status.podIP}")
 	written := func() uint64 {
 		var s struct {
 			Exports []struct{ BytesWritten uint64 }
 		}
-		reply, err := (&http.Client{Timeout: 2 * time.Second}).Get("http://" + metrics + ":10810/status")
+		reply, err := (&http.Client{Timeout: 20 * time.Second}).Get("http://" + metrics + ":10810/status")
 		if err != nil {
 			return 0
 		}
@@ -42,10 +40,10 @@ func TestServerKilledUnderWriteLoad(t *testing.T) {
 	}
 
 	job := `nbdinfo --can fua "$uri" && cd '` + t.TempDir() + `' &&
-		fio --name=job --ioengine=nbd --uri="$uri" --rw=randwrite --bs=4k --size=32M --iodepth=16 --rate_iops=2000 --verify=pattern --verify_pattern=%o --verify_fatal=1`
+		fio --name=job --ioengine=nbd --uri="$uri" --rw=randwrite --bs=4k --size=32M --iodepth=16 --rate_iops=400 --verify=pattern --verify_pattern=%o --verify_fatal=1`
 	fio := exec.CommandContext(t.Context(), "nbdkit", "-U", "-", "--run", job,
-		"--filter=fua", "--filter=retry", "nbd", "uri=nbd://"+address+":10809", "fuamode=force",
-		"retries=60", "retry-delay=1", "retry-exponential=no")
+		"--filter=fua", "--filter=retry", "nbd", "hostname="+n.address("e"),
+		"tls=require", "tls-certificates="+n.files(n.secret("nbd-e-client")), "fuamode=force", "retries=300", "retry-delay=1", "retry-exponential=no")
 	ended := make(chan string, 1)
 	go func() {
 		out, err := fio.CombinedOutput()
@@ -62,8 +60,9 @@ func TestServerKilledUnderWriteLoad(t *testing.T) {
 		default:
 		}
 	}
+	server := n.processes(n.name, pod, "nbdserver")
 	n.eventually("fio writes", func() bool { going(); return written() > 4<<20 })
-	n.kill(n.name, pod, "nbdserver")
+	n.kill(server)
 	n.eventually("fio writes to the next server", func() bool {
 		going()
 		return n.restarts(pod) == "1" && written() > 0
@@ -76,14 +75,8 @@ func TestServerKilledUnderWriteLoad(t *testing.T) {
 	}
 	n.await("e", "Ready", "True")
 	n.expect("e", map[string]string{".status.exit": ""})
-	code := n.kubectl("get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].lastState.terminated.exitCode}")
+	code := n.read("pod", pod, "{.status.containerStatuses[0].lastState.terminated.exitCode}")
 	if code != "137" || n.restarts(pod) != "1" {
 		t.Errorf("the server has ended with exit code %s, and was started again %s times", code, n.restarts(pod))
 	}
-}
-
-// restarts is how often a pod's server was started again.
-func (n *namespace) restarts(pod string) string {
-	n.Helper()
-	return n.kubectl("get", "pod", pod, "-o", "jsonpath={.status.containerStatuses[0].restartCount}")
 }

@@ -15,6 +15,7 @@ import (
 // TestDemo runs the demo, which checks each of its steps, and looks at what it
 // says and leaves.
 func TestDemo(t *testing.T) {
+	anyTime.take(t)
 	// The pod goes once its report was read; what it was at the end is seen by
 	// watching it.
 	watch := exec.CommandContext(t.Context(), "kubectl", "get", "pods", "-A", "-w", "-l", "nbdexport.io/export=vm-disk", "-o",
@@ -32,7 +33,7 @@ func TestDemo(t *testing.T) {
 	if err != nil {
 		t.Fatalf("hack/demo.sh: %v", err)
 	}
-	// The disk, the first copy and the slow one.
+	// The disk, the first copy and the second one.
 	sums := regexp.MustCompile(`(?m)^sha256    ([0-9a-f]{64})$`).FindAllSubmatch(out, -1)
 	if len(sums) != 3 || string(sums[0][1]) != string(sums[1][1]) || string(sums[0][1]) != string(sums[2][1]) {
 		t.Errorf("sha256 sums are %q, not three times the same", sums)
@@ -50,5 +51,5 @@ func TestDemo(t *testing.T) {
 	if got := strings.Fields(codes.String()); len(got) == 0 || slices.ContainsFunc(got, func(c string) bool { return c != "0" }) {
 		t.Errorf("the server's exit codes are %q, not 0", got)
 	}
-	n.kubectl("delete", "namespace", n.name, "--timeout=60s")
+	n.kubectl("delete", "namespace", n.name, within)
 }

@@ -11,7 +11,7 @@ import (
 // fileClaim is an export of 64 MiB, a file on the claim "data", that runs where
 // the label says.
 func fileClaim(name, label string) string {
-	return strings.Replace(exportOfClaim(name, "ReadWrite"), "timeoutSeconds: 20", "timeoutSeconds: 60, graceSeconds: 50", 1) + onLabelled(label)
+	return strings.Replace(exportOfClaim(name, "ReadWrite"), "timeoutSeconds: 20", "timeoutSeconds: 900, graceSeconds: 890", 1) + onLabelled(label)
 }
 
 // onLabelled is the template of an export that runs on nodes with a label.
@@ -28,8 +28,7 @@ func onLabelled(label string) string {
 // the node is back, and says why.
 func TestNodeDrained(t *testing.T) {
 	const label = "nbdexport.io/e2e-drain"
-	n := newNamespaceOnSecondNode(t)
-	n.client()
+	n := newNamespace(t, secondNode)
 	n.kubectl("label", "node", "n2", label+"=yes")
 	t.Cleanup(func() {
 		n.kubectl("uncordon", "n2")
@@ -40,20 +39,20 @@ func TestNodeDrained(t *testing.T) {
   nodeSelector: {`+label+`: "yes"}
   tolerations: [`+toleration+`]`)
 	n.kubectl("exec", "writer", "--", "dd", "if=/dev/zero", "of=/data/disk.img", "bs=1M", "count=64")
-	n.kubectl("delete", "pod", "writer", "--timeout=60s")
+	n.kubectl("delete", "pod", "writer", within)
 	n.apply(fileClaim("stays", label))
-	n.apply(strings.Replace(scratch, "timeoutSeconds: 40, graceSeconds: 35", "timeoutSeconds: 3, graceSeconds: 1", 1) + onLabelled(label))
-	want := n.fill(n.ready("stays"))
-	n.ready("e")
-	copied := n.stream("stays", slowly)
-	lingers := n.stream("e", time.Hour)
+	n.apply(drainedIn(scratch, 3, 1) + onLabelled(label))
+	stays := n.here("stays")
+	want := n.fillHere(stays)
+	copied := n.stream(stays, slowly)
+	lingers := n.stream(n.here("e"), time.Hour)
 	moving := n.uid("pod", n.field("e", ".status.podName"))
 
 	n.kubectl("label", "node", "n1", label+"=yes")
 	drained := make(chan string, 1)
 	began := time.Now()
 	go func() {
-		out, err := n.try("drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", "--timeout=100s")
+		out, err := n.try("drain", "n2", "--ignore-daemonsets", "--delete-emptydir-data", within)
 		if err != nil {
 			out += err.Error()
 		}
@@ -61,10 +60,10 @@ func TestNodeDrained(t *testing.T) {
 	}()
 	n.says("stays", "Replacing", "nbd-stays was told to end", "Evict")
 	n.eventually("the other export has another pod", func() bool {
-		uid, err := n.try("get", "pod", n.field("e", ".status.podName"), "-o", "jsonpath={.metadata.uid}")
+		uid, err := n.tryRead("pod", n.field("e", ".status.podName"), "{.metadata.uid}")
 		return err == nil && uid != moving
 	})
-	n.ready("e")
+	n.here("e")
 	if node := n.node("e"); node != "n1" {
 		t.Errorf("the other export is on %s", node)
 	}
@@ -83,18 +82,10 @@ func TestNodeDrained(t *testing.T) {
 
 	n.says("stays", "Unschedulable", "nbd-stays", "node(s) were unschedulable")
 	n.kubectl("uncordon", "n2")
-	uri := n.ready("stays")
+	again := n.stream(n.here("stays"), 0)
 	if node := n.node("stays"); node != "n2" {
 		t.Errorf("the export of the claim is on %s", node)
 	}
-	if got := n.sh("nbdcopy '" + uri + "' - | sha256sum"); got != want {
-		t.Errorf("read %q, not %q", got, want)
-	}
+	again.finish(n, want)
 	n.expect("stays", map[string]string{".status.exit": ""})
-}
-
-// node is the node on which an export is served.
-func (n *namespace) node(export string) string {
-	n.Helper()
-	return n.kubectl("get", "pod", n.field(export, ".status.podName"), "-o", "jsonpath={.spec.nodeName}")
 }

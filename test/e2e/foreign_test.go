@@ -7,7 +7,7 @@ import "testing"
 // Objects of somebody else have the names that an export's would have. That is
 // said, and they are left as they are; once they are gone, it is served.
 func TestForeignObjects(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	// The gate keeps everybody from writing into the pod.
 	n.apply(`
 apiVersion: v1
@@ -30,7 +30,7 @@ metadata: {name: nbd-configmap}
 data: {theirs: "yes"}`)
 	kinds := []string{"pod", "service", "configmap"}
 	identity := func(kind string) string {
-		return n.kubectl("get", kind, "nbd-"+kind, "-o", "jsonpath={.metadata.uid} {.metadata.resourceVersion}")
+		return n.read(kind, "nbd-"+kind, "{.metadata.uid} {.metadata.resourceVersion}")
 	}
 	was := map[string]string{}
 	for _, kind := range kinds {
@@ -60,6 +60,5 @@ metadata: {name: ` + name + `}
 spec:
   volumes:
   - {name: ` + volume + `, source: {memory: {size: 1Mi}}, access: ReadWrite}
-  drain: {timeoutSeconds: 1}
-  tls: {mode: Disabled}`
+  drain: {timeoutSeconds: 1}`
 }

@@ -17,24 +17,10 @@ import (
 // uninstall. What is exported outlives all of it. The CRD is left to the other
 // installation; Helm's way with it is in test/packaging.
 func TestHelm(t *testing.T) {
-	n := makeNamespace(t)
-	manager := func(args ...string) {
-		t.Helper()
-		cmd := exec.Command("kubectl", append([]string{"-n", "nbdexport-system"}, args...)...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("kubectl %s: %v\n%s", strings.Join(args, " "), err, out)
-		}
-	}
+	n := newNamespace(t, theOperator)
 	// Before the namespace goes, which takes an operator.
-	t.Cleanup(func() {
-		manager("scale", "deployment/nbdexport-manager", "--replicas=1")
-		manager("rollout", "status", "deployment/nbdexport-manager", "--timeout=120s")
-	})
-	manager("scale", "deployment/nbdexport-manager", "--replicas=0")
-	n.eventually("the other operator has gone", func() bool {
-		out, err := exec.Command("kubectl", "-n", "nbdexport-system", "get", "pods", "-l", "app.kubernetes.io/component=manager", "-o", "name").Output()
-		return err == nil && len(out) == 0
-	})
+	t.Cleanup(func() { n.operators(1) })
+	n.operators(0)
 
 	t.Cleanup(func() {
 		if out, err := n.tryHelm("uninstall", "chart", "--ignore-not-found", "--wait"); err != nil {
@@ -48,19 +34,19 @@ func TestHelm(t *testing.T) {
 		}
 	})
 	// With another name of the release no object is one of the other installation.
-	n.helm("install", "chart", "charts/nbdexport", "--wait", "--timeout=120s",
+	n.helm("install", "chart", "charts/nbdexport", "--wait", within,
 		"--set=image.repository=localhost/nbdexport,image.tag=dev,crds.enabled=false")
-	n.helm("test", "chart", "--timeout=120s")
+	n.helm("test", "chart", within)
 
-	n.client()
 	n.apply(scratch)
+	n.client("e")
 	uri := n.ready("e")
 	want := n.fill(uri)
 	pod := n.field("e", ".status.podName")
-	uid := n.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+	uid := n.uid("pod", pod)
 	copied := n.slowCopy(uri)
 
-	n.helm("upgrade", "chart", "charts/nbdexport", "--wait", "--timeout=120s", "--reuse-values",
+	n.helm("upgrade", "chart", "charts/nbdexport", "--wait", within, "--reuse-values",
 		"--set=replicas=2,networkPolicy.enabled=true,test.clientImage=localhost/nbd-client:dev,watchNamespaces={"+n.name+"}")
 	if got := n.kubectl("get", "deployment", "chart-nbdexport-manager", "-o", "jsonpath={.status.readyReplicas}"); got != "2" {
 		t.Errorf("%s managers are ready, not 2", got)
@@ -69,7 +55,7 @@ func TestHelm(t *testing.T) {
 		t.Errorf("with Roles there is still a ClusterRole: %s", out)
 	}
 	// This makes an export and streams it: two managers, one of which works, with Roles only.
-	n.helm("test", "chart", "--timeout=180s")
+	n.helm("test", "chart", within)
 
 	n.helm("uninstall", "chart", "--wait")
 	n.kubectl("get", "crd", "nbdexports.nbdexport.io")
@@ -77,7 +63,7 @@ func TestHelm(t *testing.T) {
 	if got := <-copied; strings.TrimSpace(got) != want {
 		t.Errorf("the copy is %q, not %q", got, want)
 	}
-	if got := n.kubectl("get", "pod", pod, "-o", "jsonpath={.metadata.uid} {.status.phase}"); got != uid+" Running" {
+	if got := n.read("pod", pod, "{.metadata.uid} {.status.phase}"); got != uid+" Running" {
 		t.Errorf("the export's pod is %q, not %q", got, uid+" Running")
 	}
 	n.sh("nbdinfo --size '" + uri + "'")

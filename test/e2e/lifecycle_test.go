@@ -3,12 +3,13 @@
 package e2e
 
 import (
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
 )
 
-// scratch is an export of 64 MiB of memory with a short drain.
+// scratch is an export of 64 MiB of memory. Its drain has more time than any test.
 const scratch = `
 apiVersion: nbdexport.io/v1alpha1
 kind: NBDExport
@@ -18,8 +19,12 @@ spec:
   - {name: scratch, source: {memory: {size: 64Mi}}, access: ReadWrite}
   exitWhen:
   - {name: asked-to, fileCreated: {path: /run/nbdexport/stop}}
-  drain: {timeoutSeconds: 40, graceSeconds: 35}
-  tls: {mode: Disabled}`
+  drain: {timeoutSeconds: 900, graceSeconds: 890}`
+
+// drainedIn is scratch with other seconds for its drain.
+func drainedIn(yaml string, timeout, grace int) string {
+	return strings.Replace(yaml, "timeoutSeconds: 900, graceSeconds: 890", fmt.Sprintf("timeoutSeconds: %d, graceSeconds: %d", timeout, grace), 1)
+}
 
 // slowCopy reads the export in a client pod, a piece at a time, until the file
 // /tmp/go-on lets it run free. It returns when the copy has begun; the result
@@ -42,25 +47,18 @@ func (n *namespace) slowCopy(uri string) <-chan string {
 	return done
 }
 
-// fill writes a pattern over the whole export and returns its sha256.
-func (n *namespace) fill(uri string) string {
-	n.Helper()
-	n.sh("qemu-io -f raw -c 'write -f -P 0x5a 0 64M' '" + uri + "'")
-	return n.sh("dd if=/dev/zero bs=1M count=64 2>/dev/null | tr '\\000' '\\132' | sha256sum")
-}
-
 // The export is deleted while a copy is under way: the copy ends well, and then
 // nothing is left.
 func TestDeleteWhileCopying(t *testing.T) {
-	n := newNamespace(t)
-	n.client()
+	n := newNamespace(t, anyTime)
 	n.apply(scratch)
+	n.client("e")
 	uri := n.ready("e")
 	want := n.fill(uri)
 	copied := n.slowCopy(uri)
 	n.kubectl("delete", "nbdexport", "e", "--wait=false")
 	n.eventually("newcomers are refused", func() bool {
-		_, err := n.try("exec", "client", "--", "timeout", "3", "nbdinfo", "--size", uri)
+		_, err := n.try("exec", "client", "--", "timeout", "20", "nbdinfo", "--size", uri)
 		return err != nil
 	})
 	n.sh("touch /tmp/go-on")
@@ -76,9 +74,9 @@ func TestDeleteWhileCopying(t *testing.T) {
 // The export's pod is deleted by hand while a copy is under way: it drains, the copy
 // ends well, and another pod follows. When the export has ended none does.
 func TestPodDeletedByHand(t *testing.T) {
-	n := newNamespace(t)
-	n.client()
+	n := newNamespace(t, anyTime)
 	n.apply(scratch + companion("while :; do sleep 1; done"))
+	n.client("e")
 	uri := n.ready("e")
 	want := n.fill(uri)
 	pod := n.field("e", ".status.podName")
@@ -94,7 +92,7 @@ func TestPodDeletedByHand(t *testing.T) {
 		t.Errorf("the copy is %q, not %q", got, want)
 	}
 	n.eventually("another pod follows", func() bool {
-		uid, err := n.try("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+		uid, err := n.tryRead("pod", pod, "{.metadata.uid}")
 		return err == nil && uid != first
 	})
 	n.ready("e")
@@ -102,7 +100,7 @@ func TestPodDeletedByHand(t *testing.T) {
 
 	n.kubectl("exec", pod, "-c", "companion", "--", "touch", "/run/nbdexport/stop")
 	n.await("e", "Complete", "True")
-	n.kubectl("delete", "pod", pod, "--timeout=60s")
+	n.kubectl("delete", "pod", pod, within)
 	// By the time that another export is served, the operator has seen that.
 	n.apply(memory("next", "a"))
 	n.await("next", "Ready", "True")
@@ -115,10 +113,9 @@ func TestPodDeletedByHand(t *testing.T) {
 // A client that never leaves is cut off at the timeout. That is said, and the
 // server, whose exit code makes the kubelet restart it, doesn't serve again.
 func TestClientCutOff(t *testing.T) {
-	n := newNamespace(t)
-	n.client()
-	n.apply(strings.Replace(scratch, "timeoutSeconds: 40, graceSeconds: 35", "timeoutSeconds: 3, graceSeconds: 1", 1) +
-		companion("while :; do sleep 1; done"))
+	n := newNamespace(t, anyTime)
+	n.apply(drainedIn(scratch, 3, 1) + companion("while :; do sleep 1; done"))
+	n.client("e")
 	uri := n.ready("e")
 	n.fill(uri)
 	n.slowCopy(uri)
@@ -130,6 +127,6 @@ func TestClientCutOff(t *testing.T) {
 	}
 	n.expect("e", map[string]string{".status.exit.condition": "asked-to", ".status.exit.clean": "false"})
 	n.eventually("the pod has succeeded", func() bool {
-		return n.kubectl("get", "pod", n.field("e", ".status.podName"), "-o", "jsonpath={.status.phase}") == "Succeeded"
+		return n.read("pod", n.field("e", ".status.podName"), "{.status.phase}") == "Succeeded"
 	})
 }

@@ -10,20 +10,20 @@ import (
 // Limits are changed while a client is connected. They come to the server by the
 // kubelet: no new pod, nobody is disconnected.
 func TestLimitsChanged(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	n.client()
-	n.apply(scratch)
+	n.apply(scratch + inTheClear)
 	uri := n.ready("e")
 	want := n.fill(uri)
 	pod := n.field("e", ".status.podName")
 	uid := n.uid("pod", pod)
-	copied := n.stream("e", slowly)
+	copied := n.stream(n.here("e"), slowly)
 	limits := func(json string) {
 		t.Helper()
 		n.kubectl("patch", "nbdexport", "e", "--type=json", "-p", `[{"op": "add", "path": "/spec/limits", "value": `+json+`}]`)
 	}
 	admitted := func() bool {
-		_, err := n.try("exec", "client", "--", "timeout", "3", "nbdinfo", "--size", uri)
+		_, err := n.try("exec", "client", "--", "timeout", "20", "nbdinfo", "--size", uri)
 		return err == nil
 	}
 

@@ -18,34 +18,33 @@ const outOfService = "node.kubernetes.io/out-of-service"
 // served on another node and the other goes.
 func TestNodeLost(t *testing.T) {
 	const label = "nbdexport.io/e2e-lost"
-	n := newNamespaceOnSecondNode(t)
-	n.client()
-	n.kubectl("label", "node", "n2", label+"=yes")
-	quick := strings.Replace(scratch, "timeoutSeconds: 40, graceSeconds: 35", "timeoutSeconds: 1", 1) + onLabelled(label)
+	n := newNamespace(t, thirdNode)
+	n.kubectl("label", "node", "n3", label+"=yes")
+	quick := drainedIn(scratch, 1, 0) + onLabelled(label)
 	n.apply(quick)
 	n.apply(strings.Replace(quick, "{name: e}", "{name: deleted}", 1))
-	n.ready("e")
-	n.ready("deleted")
+	n.here("e")
+	n.here("deleted")
 	pod := n.field("e", ".status.podName")
 	uid := n.uid("pod", pod)
-	if node := n.node("e"); node != "n2" {
+	if node := n.node("e"); node != "n3" {
 		t.Fatalf("the export is on %s", node)
 	}
 	n.kubectl("label", "node", "n1", label+"=yes")
 
 	t.Cleanup(func() {
-		n.machine("hack/cluster/node-up.sh", "2")
-		n.try("taint", "node", "n2", outOfService+"-") // it may not be there yet
-		n.kubectl("wait", "--for=condition=Ready", "node/n2", "--timeout=60s")
-		n.kubectl("label", "node", "n1", "n2", label+"-")
+		n.machine("hack/cluster/node-up.sh", "3")
+		n.try("taint", "node", "n3", outOfService+"-") // it may not be there yet
+		n.kubectl("wait", "--for=condition=Ready", "node/n3", within)
+		n.kubectl("label", "node", "n1", "n3", label+"-")
 	})
-	n.machine("hack/cluster/node-down.sh", "2")
-	n.kubectl("wait", "--for=condition=Ready=Unknown", "node/n2", "--timeout=180s")
-	n.says("e", "NodeUnreachable", "node n2", "out-of-service")
+	n.machine("hack/cluster/node-down.sh", "3")
+	n.kubectl("wait", "--for=condition=Ready=Unknown", "node/n3", within)
+	n.says("e", "NodeUnreachable", "node n3", "out-of-service")
 	n.kubectl("delete", "nbdexport", "deleted", "--wait=false")
-	n.says("deleted", "NodeUnreachable", "was told to end", "node n2", "out-of-service")
+	n.says("deleted", "NodeUnreachable", "was told to end", "node n3", "out-of-service")
 	n.eventually("the time is over that the pod had to end", func() bool {
-		at, err := time.Parse(time.RFC3339, n.kubectl("get", "pod", n.field("deleted", ".status.podName"), "-o", "jsonpath={.metadata.deletionTimestamp}"))
+		at, err := time.Parse(time.RFC3339, n.read("pod", n.field("deleted", ".status.podName"), "{.metadata.deletionTimestamp}"))
 		return err == nil && time.Now().After(at)
 	})
 	if got := n.uid("pod", pod); got != uid {
@@ -53,13 +52,13 @@ func TestNodeLost(t *testing.T) {
 	}
 	n.says("deleted", "NodeUnreachable", "was told to end")
 
-	n.kubectl("taint", "node", "n2", outOfService+"=nodeshutdown:NoExecute")
-	n.kubectl("wait", "--for=delete", "nbdexport/deleted", "--timeout=120s")
+	n.kubectl("taint", "node", "n3", outOfService+"=nodeshutdown:NoExecute")
+	n.kubectl("wait", "--for=delete", "nbdexport/deleted", within)
 	n.eventually("another pod follows", func() bool {
-		got, err := n.try("get", "pod", pod, "-o", "jsonpath={.metadata.uid}")
+		got, err := n.tryRead("pod", pod, "{.metadata.uid}")
 		return err == nil && got != uid
 	})
-	n.ready("e")
+	n.here("e")
 	if node := n.node("e"); node != "n1" {
 		t.Errorf("the export is on %s", node)
 	}

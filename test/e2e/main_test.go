@@ -6,6 +6,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,14 +18,30 @@ import (
 // root of the repository, seen from here.
 const root = "../.."
 
+// patience is how long tests wait for what has to happen. It has nothing to do with
+// how long that may take: on a slow machine everything takes long, and
+// what happens at last is right.
+const patience = 5 * time.Minute
+
+// within is patience for kubectl and helm.
+const within = "--timeout=300s"
+
 func TestMain(m *testing.M) {
 	if os.Getenv("KUBECONFIG") == "" {
 		fmt.Fprintln(os.Stderr, "e2e: KUBECONFIG is not set: run \"make test\", or start a cluster with hack/cluster/up.sh and set it to what that prints")
 		os.Exit(1)
 	}
-	// Without a second node, only the tests that need it fail.
-	if exec.Command("kubectl", "get", "node", "n2").Run() == nil {
-		if out, err := exec.Command("kubectl", "taint", "node", "n2", "--overwrite", faultTaint+"=:NoSchedule").CombinedOutput(); err != nil {
+	flag.Parse()
+	if err := flag.Set("test.parallel", unlimited); err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		os.Exit(1)
+	}
+	// Without them, only the tests that need them fail.
+	for _, node := range []string{"n2", "n3"} {
+		if exec.Command("kubectl", "get", "node", node).Run() != nil {
+			continue
+		}
+		if out, err := exec.Command("kubectl", "taint", "node", node, "--overwrite", faultTaint+"=:NoSchedule").CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "e2e: kubectl taint: %v\n%s", err, out)
 			os.Exit(1)
 		}
@@ -44,14 +61,13 @@ type namespace struct {
 	name string
 }
 
-func newNamespace(t *testing.T) *namespace {
+// newNamespace makes the namespace of a test, when it is its turn.
+func newNamespace(t *testing.T, turn turn) *namespace {
 	t.Helper()
-	t.Parallel()
+	turn.take(t)
 	return makeNamespace(t)
 }
 
-// makeNamespace is newNamespace for a test that has the cluster for itself: those
-// that are parallel wait for it.
 func makeNamespace(t *testing.T) *namespace {
 	t.Helper()
 	n := &namespace{t, "e2e-" + strings.ToLower(strings.ReplaceAll(t.Name(), "/", "-"))}
@@ -62,15 +78,22 @@ metadata: {name: ` + n.name + `, labels: {pod-security.kubernetes.io/enforce: re
 	t.Cleanup(func() {
 		if t.Failed() {
 			n.describe()
+			// An export would wait for a copy that it was left with.
+			n.try("delete", "pod", "client", "--ignore-not-found", "--wait=false")
 		}
 		// Kubernetes looks at a namespace again only after half the grace period of the
 		// pods that it has found there.
-		if out, err := n.try("delete", "nbdexport", "--all", "--timeout=60s"); err != nil {
+		if out, err := n.try("delete", "nbdexport", "--all", within); err != nil {
 			t.Errorf("the exports can't be deleted: %v\n%s", err, out)
 		}
-		if out, err := n.try("delete", "namespace", n.name, "--timeout=60s"); err != nil {
+		if out, err := n.try("delete", "namespace", n.name, within); err != nil {
 			t.Errorf("the namespace can't be deleted: %v\n%s", err, out)
 		}
+	})
+	// Without it the API server refuses pods.
+	n.eventually("the namespace has its service account", func() bool {
+		_, err := n.tryRead("serviceaccount", "default", "{.metadata.name}")
+		return err == nil
 	})
 	return n
 }
@@ -92,7 +115,7 @@ func (n *namespace) describe() {
 
 // try runs kubectl in the namespace.
 func (n *namespace) try(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), patience+time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "kubectl", append([]string{"-n", n.name}, args...)...).CombinedOutput()
 	return strings.TrimSpace(string(out)), err
@@ -117,43 +140,17 @@ func (n *namespace) apply(yaml string) {
 	}
 }
 
-// await waits until an export's condition has a status, "True" or "False".
-func (n *namespace) await(export, condition, status string) {
-	n.Helper()
-	n.kubectl("wait", "--for=condition="+condition+"="+status, "nbdexport/"+export, "--timeout=180s")
-}
-
-// field reads a field of an export, by JSONPath without its braces.
-func (n *namespace) field(export, path string) string {
-	n.Helper()
-	return n.kubectl("get", "nbdexport", export, "-o", "jsonpath={"+path+"}")
-}
-
-// reason is the reason of one of an export's conditions.
-func (n *namespace) reason(export, condition string) string {
-	n.Helper()
-	return n.field(export, `.status.conditions[?(@.type=="`+condition+`")].reason`)
-}
-
-// expect checks fields of an export.
-func (n *namespace) expect(export string, want map[string]string) {
-	n.Helper()
-	for path, w := range want {
-		if got := n.field(export, path); got != w {
-			n.Errorf("%s of %s is %q, not %q", path, export, got, w)
-		}
-	}
-}
-
-// eventually waits until a check holds.
+// eventually waits until a check holds. It looks often at first, and then less so: a
+// check by kubectl is work.
 func (n *namespace) eventually(what string, check func() bool) {
 	n.Helper()
-	began := time.Now()
+	began, pause := time.Now(), 50*time.Millisecond
 	for !check() {
-		if time.Since(began) > 3*time.Minute {
-			n.Fatalf("%s: not within 3 minutes", what)
+		if time.Since(began) > patience {
+			n.Fatalf("%s: not within %v", what, patience)
 		}
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(pause)
+		pause = min(pause*5/4, time.Second)
 	}
 	n.Logf("%s, after %v", what, time.Since(began).Round(time.Millisecond))
 }
@@ -164,10 +161,17 @@ func (n *namespace) sh(command string) string {
 	return n.kubectl("exec", "client", "--", "sh", "-c", command)
 }
 
-// client starts the pod from which sh runs commands.
-func (n *namespace) client() {
+// client starts the pod from which sh runs commands. It has the files that clients of
+// the named exports need, those of the export e in /tls/e.
+func (n *namespace) client(exports ...string) {
 	n.Helper()
-	n.pod("client", "", "")
+	mounts, volumes := "", ""
+	for _, e := range exports {
+		n.eventually("the Secret of clients of "+e+" is named", func() bool { return n.field(e, ".status.clientSecretName") != "" })
+		mounts += "{name: " + e + ", mountPath: /tls/" + e + "},"
+		volumes += "{name: " + e + ", secret: {secretName: " + n.field(e, ".status.clientSecretName") + "}},"
+	}
+	n.pod("client", "\n    volumeMounts: ["+mounts+"]", "\n  volumes: ["+volumes+"]")
 }
 
 // pod starts a pod that does nothing. What is given in YAML is added to its
@@ -188,21 +192,29 @@ spec:
     imagePullPolicy: IfNotPresent
     command: [sleep, "3600"]
     securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}` + container + spec)
-	n.kubectl("wait", "--for=condition=Ready", "pod/"+name, "--timeout=180s")
+	n.kubectl("wait", "--for=condition=Ready", "pod/"+name, within)
 }
 
-// ready waits until the export is Ready and a client reaches it, which is a
-// moment later: its node has to learn of the Service. It returns the URI.
+// ready waits until the export is Ready and the client pod reaches it, which is a
+// moment later: its node has to learn of the Service. It returns the URI that works
+// there.
 func (n *namespace) ready(export string) string {
 	n.Helper()
 	n.await(export, "Ready", "True")
 	uri := n.field(export, ".status.uri")
-	n.eventually("a client reaches "+uri, func() bool {
+	if strings.HasPrefix(uri, "nbds:") {
+		uri += "?tls-certificates=/tls/" + export
+	}
+	n.eventually("the client pod reaches "+uri, func() bool {
 		_, err := n.try("exec", "client", "--", "nbdinfo", "--size", uri)
 		return err == nil
 	})
 	return uri
 }
+
+// inTheClear is for the end of an export's spec.
+const inTheClear = `
+  tls: {mode: Disabled}`
 
 // companion is the template of an export with one extra container that runs a
 // shell command.

@@ -14,28 +14,24 @@ var untilVM = strings.Replace(scratch, "{name: asked-to, fileCreated: {path: /ru
 // The operator is killed, and then away for a while, in which an exit condition
 // comes true. A copy goes on all the time; when the operator is back it notices.
 func TestOperatorKilledWhileCopying(t *testing.T) {
-	n := newNamespaceWithOperator(t)
-	n.client()
+	n := newNamespace(t, theOperator)
 	n.pod("vm", "", "")
 	n.apply(untilVM)
-	want := n.fill(n.ready("e"))
+	uri := n.here("e")
+	want := n.fillHere(uri)
 	pod := n.field("e", ".status.podName")
 	uid := n.uid("pod", pod)
-	copied := n.stream("e", slowly)
+	copied := n.stream(uri, slowly)
 
-	t.Cleanup(func() {
-		n.manager("scale", "deployment/nbdexport-manager", "--replicas=1")
-		n.manager("rollout", "status", "deployment/nbdexport-manager", "--timeout=120s")
-	})
-	n.kill("nbdexport-system", n.managers()[0], "manager")
-	n.manager("scale", "deployment/nbdexport-manager", "--replicas=0")
-	n.eventually("the operator has gone", func() bool { return len(n.managers()) == 0 })
-	n.kubectl("delete", "pod", "vm", "--timeout=60s")
+	t.Cleanup(func() { n.operators(1) })
+	n.kill(n.processes("nbdexport-system", n.managers()[0], "manager"))
+	n.operators(0)
+	n.kubectl("delete", "pod", "vm", within)
 	before := copied.read.Load()
 	n.eventually("the copy goes on without the operator", func() bool { return copied.read.Load() > before+1<<20 })
 	n.expect("e", map[string]string{".status.exit": ""})
 
-	n.manager("scale", "deployment/nbdexport-manager", "--replicas=1")
+	n.operators(1)
 	n.says("e", "Draining", "vm-gone")
 	if got := n.uid("pod", pod); got != uid {
 		t.Errorf("the export's pod is %s, not %s", got, uid)
@@ -53,24 +49,23 @@ func TestOperatorKilledWhileCopying(t *testing.T) {
 // runs. Pods that are there stay as they are; new ones have the new image.
 func TestOperatorUpgradedWhileCopying(t *testing.T) {
 	const from, to = "localhost/nbdexport:dev", "localhost/nbdexport:next"
-	for _, node := range []int{1, 2} { // as long as nobody does anything to the second one
+	for _, node := range []int{1, 2, 3} { // as long as nobody does anything to them
 		(&namespace{T: t}).inNode(node, "ctr", "-n", "k8s.io", "images", "tag", "--force", from, to)
 	}
-	n := newNamespaceWithOperator(t)
-	n.client()
+	n := newNamespace(t, theOperator)
 	n.apply(scratch)
-	want := n.fill(n.ready("e"))
+	uri := n.here("e")
+	want := n.fillHere(uri)
 	identity := func(export string) string {
-		return n.kubectl("get", "pod", n.field(export, ".status.podName"), "-o",
-			`jsonpath={.metadata.uid} {.spec.containers[0].image} {.status.containerStatuses[0].restartCount}`)
+		return n.read("pod", n.field(export, ".status.podName"), `{.metadata.uid} {.spec.containers[0].image} {.status.containerStatuses[0].restartCount}`)
 	}
 	was := identity("e")
-	copied := n.stream("e", slowly)
+	copied := n.stream(uri, slowly)
 
 	upgrade := func(image string) {
-		n.manager("set", "image", "deployment/nbdexport-manager", "manager="+image)
-		n.manager("set", "env", "deployment/nbdexport-manager", "NBDEXPORT_IMAGE="+image)
-		n.manager("rollout", "status", "deployment/nbdexport-manager", "--timeout=120s")
+		n.manager("patch", "deployment", "nbdexport-manager", "-p", `{"spec": {"template": {"spec": {"containers": [
+			{"name": "manager", "image": "`+image+`", "env": [{"name": "NBDEXPORT_IMAGE", "value": "`+image+`"}]}]}}}}`)
+		n.rolledOut(1)
 	}
 	t.Cleanup(func() { upgrade(from) })
 	upgrade(to)
@@ -88,27 +83,23 @@ func TestOperatorUpgradedWhileCopying(t *testing.T) {
 
 // Of two operators one leads. Its pod is deleted, and the other takes over.
 func TestTwoManagers(t *testing.T) {
-	n := newNamespaceWithOperator(t)
-	n.client()
+	n := newNamespace(t, theOperator)
 	n.apply(scratch)
-	want := n.fill(n.ready("e"))
-	copied := n.stream("e", slowly)
+	uri := n.here("e")
+	want := n.fillHere(uri)
+	copied := n.stream(uri, slowly)
 	leader := func() string {
 		pod, _, _ := strings.Cut(n.manager("get", "lease", "nbdexport-manager", "-o", "jsonpath={.spec.holderIdentity}"), "_")
 		return pod
 	}
-	t.Cleanup(func() {
-		n.manager("scale", "deployment/nbdexport-manager", "--replicas=1")
-		n.manager("rollout", "status", "deployment/nbdexport-manager", "--timeout=120s")
-	})
-	n.manager("scale", "deployment/nbdexport-manager", "--replicas=2")
-	n.manager("rollout", "status", "deployment/nbdexport-manager", "--timeout=120s")
+	t.Cleanup(func() { n.operators(1) })
+	n.operators(2)
 	first := ""
 	n.eventually("one of the two leads", func() bool {
 		first = leader()
 		return slices.Contains(n.managers(), first)
 	})
-	n.manager("delete", "pod", first, "--timeout=60s")
+	n.manager("delete", "pod", first, within)
 	n.eventually("another one leads", func() bool {
 		now := leader()
 		return now != first && slices.Contains(n.managers(), now)

@@ -11,12 +11,11 @@ import (
 // when the export has ended. There is no CSI driver in the cluster: the snapshot is
 // written by hand, and what stands for its restored volume is an empty one.
 func TestSnapshot(t *testing.T) {
-	n := newNamespace(t)
-	n.client()
+	n := newNamespace(t, anyTime)
 	n.kubectl("apply", "-f", root+"/test/controller/testdata/snapshot-crds.yaml")
-	n.kubectl("wait", "--for=condition=Established", "crd/volumesnapshots.snapshot.storage.k8s.io", "crd/volumesnapshotcontents.snapshot.storage.k8s.io", "--timeout=30s")
+	n.kubectl("wait", "--for=condition=Established", "crd/volumesnapshots.snapshot.storage.k8s.io", "crd/volumesnapshotcontents.snapshot.storage.k8s.io", within)
 	t.Cleanup(func() {
-		n.kubectl("delete", "-f", root+"/test/controller/testdata/snapshot-crds.yaml", "--timeout=30s")
+		n.kubectl("delete", "-f", root+"/test/controller/testdata/snapshot-crds.yaml", within)
 	})
 	n.apply(`
 apiVersion: snapshot.storage.k8s.io/v1
@@ -37,8 +36,8 @@ spec:
   - {name: disk, source: {volumeSnapshot: {name: monday}}}
   exitWhen:
   - {name: asked-to, fileCreated: {path: /run/nbdexport/stop}}
-  drain: {timeoutSeconds: 20}
-  tls: {mode: Disabled}` + companion("while :; do sleep 0.1; done"))
+  drain: {timeoutSeconds: 20}` + companion("while :; do sleep 0.1; done"))
+	n.client("e")
 	uri := n.ready("e")
 	volume := n.kubectl("get", "pvc", "-o", "jsonpath={.items[*].spec.volumeName}")
 	n.kubectl("delete", "volumesnapshot", "monday")

@@ -11,28 +11,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/nbdexport/nbdexport/test/vm"
 )
 
-// machines is held by the test that runs virtual machines: emulated ones take all
-// the CPUs there are.
-var machines sync.Mutex
-
-func newNamespaceWithMachines(t *testing.T) *namespace {
-	t.Helper()
-	t.Parallel()
-	machines.Lock()
-	t.Cleanup(machines.Unlock)
-	return makeNamespace(t)
-}
-
 // golden is an export of the image on the claim "data" that a machine boots from.
 func golden(name string) string {
-	return strings.Replace(protected(exportOfClaim(name, "CopyOnWrite")), "access: CopyOnWrite", "access: CopyOnWrite, scratch: {sizeLimit: 256Mi}", 1)
+	return strings.Replace(exportOfClaim(name, "CopyOnWrite"), "access: CopyOnWrite", "access: CopyOnWrite, scratch: {sizeLimit: 256Mi}", 1)
 }
 
 // goldenImage puts the image that machines boot from onto the claim "data", and
@@ -89,7 +76,7 @@ func (n *namespace) boot(export, hostname string) (g vm.Guest, tls string) {
 // Two machines boot at once from one golden image, over TLS, and each finds what it
 // has written itself. The image stays as it is.
 func TestVMsOnGoldenImage(t *testing.T) {
-	n := newNamespaceWithMachines(t)
+	n := newNamespace(t, machines)
 	image := n.goldenImage()
 	before := n.hash(image)
 	hostnames := map[string]string{"a": "", "b": "nbd-b." + n.name + ".svc"}
@@ -116,11 +103,11 @@ func TestVMsOnGoldenImage(t *testing.T) {
 				if mark := n.fileOn(disk, "/mark"); mark != name {
 					t.Errorf("the machine has left the mark %q", mark)
 				}
-				n.expect(name, map[string]string{`.status.conditions[?(@.type=="Ready")].status`: "True"})
+				n.expect(name, map[string]string{condition("Ready", "status"): "True"})
 			})
 		}
 	})
-	n.kubectl("delete", "nbdexport", "a", "b", "--timeout=60s")
+	n.kubectl("delete", "nbdexport", "a", "b", within)
 	if n.hash(image) != before {
 		t.Error("the golden image has changed")
 	}
@@ -130,7 +117,7 @@ func TestVMsOnGoldenImage(t *testing.T) {
 // killed under it and started again in place, and which then drains. That export is
 // in the clear: the kernel's client can't do TLS.
 func TestKernelClient(t *testing.T) {
-	n := newNamespaceWithMachines(t)
+	n := newNamespace(t, machines)
 	n.goldenImage()
 	n.apply(golden("root"))
 	n.apply(strings.NewReplacer("{name: data}", "{name: disk}", "64Mi", "256Mi").Replace(claim("Block")))
@@ -138,20 +125,21 @@ func TestKernelClient(t *testing.T) {
 		"claimName: data", "claimName: disk",
 		"  drain: {timeoutSeconds: 20}", `  exitWhen:
   - {name: asked-to, fileCreated: {path: /run/nbdexport/stop}}
-  drain: {timeoutSeconds: 60, graceSeconds: 55, policy: Disconnect}`,
-	).Replace(exportOfClaim("e", "ReadWrite")) + companion("while :; do sleep 0.1; done"))
+  drain: {timeoutSeconds: 900, graceSeconds: 890, policy: Disconnect}`,
+	).Replace(exportOfClaim("e", "ReadWrite")) + companion("while :; do sleep 0.1; done") + inTheClear)
 
 	g, _ := n.boot("root", "")
 	n.await("e", "Ready", "True")
 	pod := n.field("e", ".status.podName")
+	server := n.processes(n.name, pod, "nbdserver")
 	g.Must("modprobe nbd nbds_max=1 max_part=0")
 	g.Must("nbd-client %s 10809 /dev/nbd0 -name data -timeout 5", n.address("e"))
-	g.Must("setsid reconnect -timeout 60 0 %s:10809 data >/tmp/reconnect.log 2>&1 &", n.address("e"))
+	g.Must("setsid reconnect -timeout 300 0 %s:10809 data >/tmp/reconnect.log 2>&1 &", n.address("e"))
 	g.Must("mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/nbd0 && mkdir /tmp/mnt && mount /dev/nbd0 /tmp/mnt")
 	g.Must("sync; awk '{print $7}' /sys/block/nbd0/stat >/tmp/before") // in sectors of 512 bytes
 	g.Must("(fio --name=job --directory=/tmp/mnt --size=24m --rw=randwrite --bs=16k --direct=1 --ioengine=psync --fsync=32 --rate=4m --verify=crc32c --verify_fatal=1 >/tmp/fio.log 2>&1; echo $? >/tmp/fio.exit) &")
 	g.Must("until test $(($(awk '{print $7}' /sys/block/nbd0/stat) - $(cat /tmp/before))) -gt 8192; do sleep 0.1; done")
-	n.kill(n.name, pod, "nbdserver")
+	n.kill(server)
 	if out := g.Must("cat /tmp/fio.exit 2>/dev/null; true"); out != "" {
 		t.Errorf("fio had ended before the server was killed: %s", out)
 	}

@@ -26,20 +26,19 @@ metadata: {name: ` + name + `}
 spec:
   volumes:
   - {name: data, source: {persistentVolumeClaim: {claimName: data}}, access: ` + access + `}
-  drain: {timeoutSeconds: 20}
-  tls: {mode: Disabled}`
+  drain: {timeoutSeconds: 20}`
 }
 
 // A Block claim is written through one export, and read through the next.
 func TestBlockClaim(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	n.client()
 	n.apply(claim("Block"))
-	n.apply(exportOfClaim("writer", "ReadWrite"))
+	n.apply(exportOfClaim("writer", "ReadWrite") + inTheClear)
 	want := n.fill(n.ready("writer"))
-	n.kubectl("delete", "nbdexport", "writer", "--timeout=60s")
+	n.kubectl("delete", "nbdexport", "writer", within)
 
-	n.apply(exportOfClaim("reader", "ReadOnly"))
+	n.apply(exportOfClaim("reader", "ReadOnly") + inTheClear)
 	uri := n.ready("reader")
 	if got := n.sh("nbdcopy '" + uri + "' - | sha256sum"); got != want {
 		t.Errorf("read %q, not %q", got, want)
@@ -51,7 +50,7 @@ func TestBlockClaim(t *testing.T) {
 
 // A claim that isn't there is waited for, and a file that isn't in it is said.
 func TestClaimMissing(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	n.client()
 	n.apply(exportOfClaim("e", "ReadOnly"))
 	n.await("e", "Ready", "False")
@@ -61,7 +60,7 @@ func TestClaimMissing(t *testing.T) {
 	}
 	n.apply(claim("Filesystem"))
 	n.eventually("the missing file is said", func() bool { return n.reason("e", "Ready") == "ServerFailed" })
-	if m := n.field("e", `.status.conditions[?(@.type=="Ready")].message`); !strings.Contains(m, "disk.img") {
+	if m := n.field("e", condition("Ready", "message")); !strings.Contains(m, "disk.img") {
 		t.Errorf("the message doesn't name the file: %s", m)
 	}
 }

@@ -16,7 +16,7 @@ const held = `
 
 // A claim of a StorageClass that doesn't exist never gets a volume.
 func TestClaimPending(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	n.apply(claim("Filesystem") + `
   storageClassName: no-such-class`)
 	n.apply(exportOfClaim("e", "ReadOnly"))
@@ -26,20 +26,20 @@ func TestClaimPending(t *testing.T) {
 // A claim for one pod only is another pod's; the export is served when that is
 // gone.
 func TestReadWriteOncePodClaimed(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	n.apply(strings.Replace(claim("Filesystem"), "ReadWriteOnce", "ReadWriteOncePod", 1))
 	n.pod("holder", holds, held)
 	n.kubectl("exec", "holder", "--", "dd", "if=/dev/zero", "of=/data/disk.img", "bs=1M", "count=1")
 	n.apply(exportOfClaim("e", "ReadWrite"))
 	n.says("e", "ReadWriteOncePodClaimed", "pod holder on node n1 holds the PersistentVolumeClaim data", "the export starts when that pod is gone")
-	n.kubectl("delete", "pod", "holder", "--timeout=60s")
+	n.kubectl("delete", "pod", "holder", within)
 	n.await("e", "Ready", "True")
 }
 
 // A claim is in use on another node. An export that may run there does; one that
 // may not says so.
 func TestClaimInUseOnAnotherNode(t *testing.T) {
-	n := newNamespaceOnSecondNode(t)
+	n := newNamespace(t, secondNode)
 	n.apply(claim("Filesystem"))
 	n.pod("holder", holds, held+`
   nodeSelector: {kubernetes.io/hostname: n2}
@@ -57,17 +57,17 @@ func TestClaimInUseOnAnotherNode(t *testing.T) {
 
 // An image of the pod isn't to be had.
 func TestImageMissing(t *testing.T) {
-	n := newNamespace(t)
+	n := newNamespace(t, anyTime)
 	n.apply(memory("e", "a") + `
   template:
     containers: [{name: companion, image: registry.invalid/companion:1}]`)
 	n.says("e", "ImagePullFailed", "registry.invalid/companion:1", "container companion", "correct its name")
 }
 
-// The second node leaves devices to root, as containerd does by default.
+// The third node leaves devices to root, as containerd does by default.
 func TestDeviceAccessDenied(t *testing.T) {
-	n := newNamespaceOnSecondNode(t)
+	n := newNamespace(t, thirdNode)
 	n.apply(claim("Block"))
-	n.apply(exportOfClaim("e", "ReadWrite") + onSecondNode)
-	n.says("e", "DeviceAccessDenied", "/dev/nbdexport/data", "user 65532", "node n2", "device_ownership_from_security_context")
+	n.apply(exportOfClaim("e", "ReadWrite") + onThirdNode)
+	n.says("e", "DeviceAccessDenied", "/dev/nbdexport/data", "user 65532", "node n3", "device_ownership_from_security_context")
 }

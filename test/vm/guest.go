@@ -8,7 +8,7 @@ import (
 )
 
 // patience bounds a command in a machine, and its end.
-const patience = 2 * time.Minute
+const patience = 5 * time.Minute
 
 // Guest is a machine in a test, which fails when the machine does.
 type Guest struct {
@@ -16,7 +16,7 @@ type Guest struct {
 	*Machine
 }
 
-// Must runs a command, formatted as by fmt.Sprintf, that has to succeed within two
+// Must runs a command, formatted as by fmt.Sprintf, that has to succeed within five
 // minutes, and returns what it printed.
 func (g Guest) Must(format string, args ...any) string {
 	g.TB.Helper()
@@ -29,7 +29,7 @@ func (g Guest) Must(format string, args ...any) string {
 	return out
 }
 
-// MustPowerOff has the machine end, within two minutes.
+// MustPowerOff has the machine end, within five minutes.
 func (g Guest) MustPowerOff() {
 	g.TB.Helper()
 	ctx, cancel := context.WithTimeout(g.TB.Context(), patience)
