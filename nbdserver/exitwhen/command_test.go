@@ -1,7 +1,9 @@
 package exitwhen
 
 import (
+	"context"
 	"encoding/json"
+	"os"
 	"reflect"
 	"strings"
 	"syscall"
@@ -70,6 +72,26 @@ func TestCommandTimeoutKillsTheGroup(t *testing.T) {
 		return
 	}
 	startWatch(t, made(t)(child, err)).happens() // it is being killed, or a zombie
+}
+
+// What was said before the end by force is kept. Waiting for a file shows that it
+// was said, however long the shell takes to begin.
+func TestCommandKilledKeepsItsOutput(t *testing.T) {
+	said := t.TempDir() + "/said"
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan outcome, 1)
+	go func() {
+		ended <- command{[]string{"sh", "-c", "echo begun; : > " + said + "; sleep 1000"}, time.Hour}.run(ctx)
+	}()
+	eventually(t, "the script has begun", func() bool {
+		_, err := os.Stat(said)
+		return err == nil
+	})
+	cancel()
+	if o := <-ended; o.code != codeNotExited || o.output != "begun" {
+		t.Errorf("outcome %+v, want begun and killed", o)
+	}
 }
 
 // A process left behind that holds the output keeps neither the outcome nor us.

@@ -36,7 +36,7 @@ func TestScriptOutcomes(t *testing.T) {
 		{`{"command":["sh","-c","exit 88"]}`, true, "", ""},
 		{`{"command":["echo","$HOME; exit 88"]}`, false, "", ""}, // no shell
 		{`{"command":["/no/such/program"]}`, false, "no such file", ""},
-		{`{"command":["sh","-c","echo begun; sleep 1000"],"timeoutSeconds":1}`, false, "killed after 1s", "begun"},
+		{`{"command":["sleep","1000"],"timeoutSeconds":1}`, false, "killed after 1s", ""},
 	} {
 		t.Run(tt.arg, func(t *testing.T) {
 			t.Setenv("EXITWHEN_TEST", "inherited")

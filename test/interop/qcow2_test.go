@@ -21,6 +21,7 @@ var qcow2Layouts = map[string][]string{
 	"version 2":            {"-o", "compat=0.10"},
 	"version 3":            {"-o", "compat=1.1"},
 	"preallocated":         {"-S", "0", "-o", "preallocation=full"},
+	"preallocated tables":  {"-S", "0", "-o", "preallocation=metadata,lazy_refcounts=on"},
 	"small clusters":       {"-o", "cluster_size=512"},
 	"large clusters":       {"-o", "cluster_size=2M"},
 	"compressed":           {"-c"},
