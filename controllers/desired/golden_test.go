@@ -21,16 +21,7 @@ var update = flag.Bool("update", false, "write the expected objects anew")
 // would have.
 func export(t *testing.T, name string) *v1alpha1.NBDExport {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("testdata", name+".export.yaml"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &v1alpha1.NBDExport{}
-	if err := yaml.UnmarshalStrict(text, e); err != nil {
-		t.Fatal(err)
-	}
-	e.Namespace, e.UID = "vms", "11111111-2222-3333-4444-555555555555"
-	e.CreationTimestamp = metav1.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
+	e := undefaulted(t, name)
 	s := &e.Spec
 	s.PollSeconds = orElse(s.PollSeconds, 60)
 	s.Drain = orElse(s.Drain, v1alpha1.Drain{})
@@ -53,6 +44,22 @@ func export(t *testing.T, name string) *v1alpha1.NBDExport {
 			c.Script.TimeoutSeconds = orElse(c.Script.TimeoutSeconds, 30)
 		}
 	}
+	return e
+}
+
+// undefaulted reads an NBDExport from testdata as it is.
+func undefaulted(t *testing.T, name string) *v1alpha1.NBDExport {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("testdata", name+".export.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &v1alpha1.NBDExport{}
+	if err := yaml.UnmarshalStrict(text, e); err != nil {
+		t.Fatal(err)
+	}
+	e.Namespace, e.UID = "vms", "11111111-2222-3333-4444-555555555555"
+	e.CreationTimestamp = metav1.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 	return e
 }
 
