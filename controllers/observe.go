@@ -194,10 +194,10 @@ func (o *observed) podToEnd() *corev1.Pod {
 
 // orphaned tells whether a pod was made for the export of this name and has lost its
 // owner, as "kubectl delete --cascade=orphan" has it. One that is somebody else's
-// by now isn't.
+// by now isn't. On its way out it may have been let go already.
 func orphaned(export string, pod metav1.Object) bool {
 	if pod.GetName() != desired.ChildName(export) || metav1.GetControllerOfNoCopy(pod) != nil ||
-		!slices.Contains(pod.GetFinalizers(), v1alpha1.FinalizerReport) {
+		!slices.Contains(pod.GetFinalizers(), v1alpha1.FinalizerReport) && pod.GetDeletionTimestamp() == nil {
 		return false
 	}
 	for k, v := range desired.Labels(export) {

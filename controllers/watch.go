@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/controllers/desired"
 )
 
 const (
@@ -29,7 +30,8 @@ const (
 	indexClaim = "nbdexport.claim"
 	// indexOwner finds claims by the UID of their controlling owner.
 	indexOwner = "nbdexport.owner"
-	// indexTarget finds exports by a pod whose deletion ends them.
+	// indexTarget finds exports by a pod whose deletion ends them, and by the one that
+	// has, whoever made it, the name of their own.
 	indexTarget = "nbdexport.target"
 	// indexSelector finds exports that select pods whose deletion ends them.
 	indexSelector = "nbdexport.selector"
@@ -50,7 +52,10 @@ func (r *Reconciler) SetupWithManager(ctx context.Context, mgr ctrl.Manager, opt
 			return append(claimNames(e), temporaryNames(e)...)
 		}},
 		{&corev1.PersistentVolumeClaim{}, indexOwner, func(o client.Object) []string { return ownerOfClaim(o.(*corev1.PersistentVolumeClaim)) }},
-		{&v1alpha1.NBDExport{}, indexTarget, func(o client.Object) []string { return targetNames(o.(*v1alpha1.NBDExport)) }},
+		{&v1alpha1.NBDExport{}, indexTarget, func(o client.Object) []string {
+			e := o.(*v1alpha1.NBDExport)
+			return append(targetNames(e), desired.ChildName(e.Name))
+		}},
 		{&v1alpha1.NBDExport{}, indexSelector, func(o client.Object) []string { return selectors(o.(*v1alpha1.NBDExport)) }},
 	} {
 		if err := index.IndexField(ctx, i.obj, i.field, i.of); err != nil {
@@ -102,7 +107,8 @@ func podMoved() predicate.Predicate {
 	}}
 }
 
-// exportsOfPod are the exports that a pod ends, and those whose claims it uses.
+// exportsOfPod are the exports that a pod ends, the one whose pod it is or keeps from
+// being made, and those whose claims it uses.
 func (r *Reconciler) exportsOfPod(ctx context.Context, o client.Object) []reconcile.Request {
 	out := append(r.exportsBy(ctx, o.GetNamespace(), indexTarget, o.GetName()), r.exportsSelecting(ctx, o)...)
 	for _, claim := range claimsOfPod(o.(*corev1.Pod)) {

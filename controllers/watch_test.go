@@ -30,6 +30,11 @@ func TestExportOfOrphan(t *testing.T) {
 		if len(got) != 1 || got[0].Name != name || got[0].Namespace != "vms" {
 			t.Errorf("%s: %v", name, got)
 		}
+		released := orphan()
+		released.Finalizers, released.DeletionTimestamp = nil, &metav1.Time{}
+		if got := exportOfOrphan(context.Background(), released); len(got) != 1 || got[0].Name != name {
+			t.Errorf("%s, let go and on its way out: %v", name, got)
+		}
 		for what, change := range map[string]func(*corev1.Pod){
 			"owned":         func(p *corev1.Pod) { p.OwnerReferences = []metav1.OwnerReference{ownerRef("1")} },
 			"another name":  func(p *corev1.Pod) { p.Name = "vm" },

@@ -56,6 +56,7 @@ template:
 // TestAdmission applies objects that the API server has to refuse, and reads
 // whether its message names the field and says what is wrong.
 func TestAdmission(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	cases := []struct {
 		name, old, new string
@@ -218,6 +219,7 @@ func TestAdmission(t *testing.T) {
 
 // TestPathsWithDots applies paths that look like those above and aren't.
 func TestPathsWithDots(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	for name, change := range map[string][2]string{
 		"hidden-disk":     {"images/disk.raw", ".images/.disk..raw"},
@@ -232,6 +234,7 @@ func TestPathsWithDots(t *testing.T) {
 
 // TestDefaults reads back what the API server fills in.
 func TestDefaults(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	if err := create(t, ns, "good", accepted); err != nil {
 		t.Fatal(err)

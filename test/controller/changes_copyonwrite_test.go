@@ -13,6 +13,7 @@ import (
 
 // TestCopyOnWriteStays is refused in what takes a new pod.
 func TestCopyOnWriteStays(t *testing.T) {
+	t.Parallel()
 	w := &world{T: t, ns: namespace(t)}
 	w.export("golden", accepted)
 	golden := w.read("golden")

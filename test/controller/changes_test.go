@@ -58,6 +58,7 @@ func same(t *testing.T, pod *corev1.Pod) {
 // TestChange changes what takes a new pod: the old one drains, and the new one, which
 // follows when it is over, is as the spec says.
 func TestChange(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*v1alpha1.NBDExportSpec){
 		"volumes":     func(s *v1alpha1.NBDExportSpec) { s.Volumes[0].Access = ptr.To(v1alpha1.ReadWrite) },
 		"exitWhen":    func(s *v1alpha1.NBDExportSpec) { s.ExitWhen[1].FileCreated.Path = "/run/nbdexport/end" },
@@ -68,6 +69,7 @@ func TestChange(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			_, pod := running(w)
 			w.change("e", change)
@@ -97,6 +99,7 @@ func TestChange(t *testing.T) {
 
 // TestChangeInPlace changes what takes no new pod.
 func TestChangeInPlace(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm, pod := running(w)
 	other := w.user("other", "node-1", "")
@@ -151,6 +154,7 @@ func must(b []byte, err error) []byte {
 // TestMistakeMended names a claim that doesn't exist, then one that can't be
 // scheduled, then the right one: nobody waits for a pod that never served.
 func TestMistakeMended(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	w.claim("other", corev1.ReadWriteOnce, false)
@@ -183,6 +187,7 @@ func TestMistakeMended(t *testing.T) {
 // made, or none: they go on, and are stamped anew, so that the next change isn't
 // taken for one of all that differs.
 func TestUpgradeLeavesPods(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	for _, stamp := range []string{"generation=1,drain=00000000,cipher=11111111", ""} {
@@ -217,6 +222,7 @@ func TestUpgradeLeavesPods(t *testing.T) {
 // TestEndedByWhatIsThereNoMore has the old server end by a condition that was taken out
 // while no operator looked: the export goes on.
 func TestEndedByWhatIsThereNoMore(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.stop()
@@ -235,6 +241,7 @@ func TestEndedByWhatIsThereNoMore(t *testing.T) {
 // TestNoChangeAfterTheEnd is refused whatever it is, from the time on at which the
 // exit is on record; labels aren't the spec.
 func TestNoChangeAfterTheEnd(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm, pod := running(w)
 	refused := func(change func(*v1alpha1.NBDExportSpec)) {

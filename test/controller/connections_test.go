@@ -82,6 +82,7 @@ func slowly(t *testing.T, what string, ask func() (complaint string)) {
 // TestConnections: the status has what the server says, and is written when that has
 // changed.
 func TestConnections(t *testing.T) {
+	t.Parallel()
 	s := &servers{answers: map[string]serverstatus.Answer{}, asked: map[string]int{}}
 	w := &world{T: t, ns: namespace(t), ask: s.ask}
 	w.start()

@@ -3,6 +3,7 @@ package controller_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
@@ -28,6 +29,7 @@ func booting(w *world) *corev1.Pod {
 // TestGoldenImage has two exports copy one claim at once, which nobody may write to
 // until both have ended.
 func TestGoldenImage(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteMany, false)
 	w.export("a", onCopy)
@@ -64,6 +66,7 @@ func TestGoldenImage(t *testing.T) {
 
 // TestScratchLost ends an export whose server ends by itself after it was ready.
 func TestScratchLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod := booting(w)
 	w.endWith(pod, 137, "out of memory")
@@ -89,6 +92,7 @@ func TestScratchLost(t *testing.T) {
 
 // TestScratchLostByHand deletes the pod of such an export.
 func TestScratchLostByHand(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod := booting(w)
 	w.remove(pod)
@@ -109,6 +113,7 @@ func TestScratchLostByHand(t *testing.T) {
 // TestScratchLostByForce has a pod vanish with all that held it, while there was no
 // operator.
 func TestScratchLostByForce(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	pod := booting(w)
 	w.stop()
@@ -128,9 +133,10 @@ func TestScratchLostByForce(t *testing.T) {
 }
 
 // TestNoScratchYet replaces a pod that never was ready: one that somebody deletes, and
-// one whose server can't start.
+// one whose server can't start, ten seconds after its end.
 func TestNoScratchYet(t *testing.T) {
-	w := newWorld(t)
+	t.Parallel()
+	w, clock := newWorldOnClock(t)
 	w.claim("disk", corev1.ReadOnlyMany, false)
 	w.export("e", onCopy)
 	first := w.pod("nbd-e", nil)
@@ -138,7 +144,8 @@ func TestNoScratchYet(t *testing.T) {
 	pod := w.pod("nbd-e", first)
 
 	w.bind(pod, "node-1")
-	start := metav1.Now()
+	start := w.read("e").CreationTimestamp
+	clock.SetTime(start.Add(9900 * time.Millisecond))
 	w.kubelet(pod, func(s *corev1.PodStatus) {
 		s.StartTime = &start
 		s.Phase = corev1.PodFailed
@@ -148,6 +155,10 @@ func TestNoScratchYet(t *testing.T) {
 	})
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonServerFailed)
 	says(t, message(e, v1alpha1.ConditionReady), "disk.img: no such file", "in a new pod")
+	w.settled("e")
+	same(t, pod)
+	// It looks again by itself when the last tenth is over.
+	clock.SetTime(start.Add(10 * time.Second))
 	w.pod("nbd-e", pod)
 	w.expect("e", v1alpha1.ConditionComplete, no, v1alpha1.ReasonNotEnded)
 }

@@ -59,6 +59,7 @@ func (w *world) expectEvents(name string, want ...string) {
 // TestEventsOfALife: each Event is told once, whatever comes and goes, and by whichever
 // operator.
 func TestEventsOfALife(t *testing.T) {
+	t.Parallel()
 	full := &servers{answers: map[string]serverstatus.Answer{
 		"10.0.0.1:10810": {Connections: 1, Full: []serverstatus.Full{{Volume: "disk", Limit: 1 << 30}}}}, asked: map[string]int{}}
 	w := &world{T: t, ns: namespace(t), ask: full.ask}

@@ -16,6 +16,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/utils/clock"
+	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -29,8 +30,9 @@ import (
 	"github.com/nbdexport/nbdexport/nbdserver/report"
 )
 
-// patience is how long something may take that doesn't depend on a clock.
-const patience = 15 * time.Second
+// patience is how long something may take that doesn't depend on a clock: much longer
+// than it does, for machines that are busy with other things.
+const patience = 2 * time.Minute
 
 // world is a namespace with an operator that works in it.
 type world struct {
@@ -56,6 +58,16 @@ func newWorld(t *testing.T) *world {
 	w.start()
 	t.Cleanup(func() { w.stop() })
 	return w
+}
+
+// newWorldOnClock is newWorld with a clock that only the test moves.
+func newWorldOnClock(t *testing.T) (*world, *clocktesting.FakePassiveClock) {
+	t.Helper()
+	clock := clocktesting.NewFakePassiveClock(time.Now())
+	w := &world{T: t, ns: namespace(t), clock: clock}
+	w.start()
+	t.Cleanup(func() { w.stop() })
+	return w, clock
 }
 
 // start starts an operator which sees only the namespace of the test.

@@ -29,6 +29,7 @@ func lease(t *testing.T) (l coordinationv1.LeaseSpec) {
 // TestTwoManagers: one leads; when it stops, the other one takes over at once, and when
 // it is killed, after the lease's time. An export that serves notices neither.
 func TestTwoManagers(t *testing.T) {
+	t.Parallel()
 	w := &world{T: t, ns: namespace(t)}
 	first := startManager(t, "--namespaces="+w.ns)
 	vm, pod := running(w)

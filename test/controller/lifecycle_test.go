@@ -46,6 +46,7 @@ func running(w *world) (vm, pod *corev1.Pod) {
 
 // TestMainJob is the whole life of an export that ends with its VM.
 func TestMainJob(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm := w.user("vm", "node-1", "")
 	w.export("e", untilVMGone)
@@ -112,6 +113,7 @@ func TestMainJob(t *testing.T) {
 
 // TestFileCreated ends an export from within its pod.
 func TestFileCreated(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.end(pod, "file-created=/run/nbdexport/stop", 0)
@@ -131,8 +133,10 @@ func TestFileCreated(t *testing.T) {
 
 // TestUnclean ends with clients cut off, and with a failed flush.
 func TestUnclean(t *testing.T) {
+	t.Parallel()
 	for code, reason := range map[int]string{3: v1alpha1.ReasonClientsCutOff, 4: v1alpha1.ReasonFlushFailed} {
 		t.Run(reason, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			vm, pod := running(w)
 			w.remove(vm)
@@ -149,6 +153,7 @@ func TestUnclean(t *testing.T) {
 
 // TestAlreadyTrue creates an export whose VM isn't there: no pod is ever made.
 func TestAlreadyTrue(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", untilVMGone)
 	e := w.expect("e", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonNeverStarted)
@@ -163,6 +168,7 @@ func TestAlreadyTrue(t *testing.T) {
 
 // TestVMFinished takes a VM that has finished for one that is gone.
 func TestVMFinished(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm, pod := running(w)
 	w.kubelet(vm, func(s *corev1.PodStatus) { s.Phase = corev1.PodSucceeded })
@@ -172,6 +178,7 @@ func TestVMFinished(t *testing.T) {
 // TestDeletedByHand deletes the export's pod: that is no end, a new one follows,
 // and not before the old one is over.
 func TestDeletedByHand(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.remove(pod)
@@ -192,6 +199,7 @@ func TestDeletedByHand(t *testing.T) {
 
 // TestReportLost lets the pod vanish in its drain.
 func TestReportLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm, pod := running(w)
 	w.remove(vm)
@@ -207,6 +215,7 @@ func TestReportLost(t *testing.T) {
 // TestOperatorRestarts stops the operator at each step of the main job and has
 // another one go on.
 func TestOperatorRestarts(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	restart := func() { w.stop(); w.start() }
 	vm, pod := running(w)
@@ -235,6 +244,7 @@ func TestOperatorRestarts(t *testing.T) {
 // TestRecordedThenCrashed begins with what an operator leaves that ended between
 // the record of the exit and the deletion of the pod.
 func TestRecordedThenCrashed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.stop()
@@ -253,6 +263,7 @@ func TestRecordedThenCrashed(t *testing.T) {
 
 // TestExportDeleted deletes an export that serves: it goes when its pod is over.
 func TestExportDeleted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.remove(w.read("e"))
@@ -266,6 +277,7 @@ func TestExportDeleted(t *testing.T) {
 // TestFinalizerTakenOff removes an export without waiting for its pod, which is
 // let go all the same when it is over.
 func TestFinalizerTakenOff(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.stop()
@@ -298,13 +310,22 @@ func (w *world) orphan(pod *corev1.Pod) {
 // drains, and a new one follows. When the export is deleted, it stays until such a pod has
 // drained.
 func TestOrphaned(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.orphan(pod)
 	w.deleting(pod)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonReplacing)
 	says(t, message(e, v1alpha1.ConditionReady), "pod nbd-e", "lost its owner", "--cascade=orphan")
-	w.end(pod, "signal=SIGTERM", 0)
+	// A kubelet says first that the pod has ended, and a while later lets it go.
+	w.kubelet(pod, func(s *corev1.PodStatus) { s.Phase = corev1.PodSucceeded })
+	eventually(t, "the pod should be let go", func() string {
+		get(t, w.key("nbd-e"), pod)
+		return strings.Join(pod.Finalizers, " ")
+	})
+	w.settled("a")
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonReplacing)
+	w.kill(pod)
 	again := w.pod("nbd-e", pod)
 	w.serve(again)
 	w.expect("e", v1alpha1.ConditionReady, yes, v1alpha1.ReasonServing)
@@ -324,6 +345,7 @@ func TestOrphaned(t *testing.T) {
 // name that the pod's label has only the beginning of. One that is somebody
 // else's by then is left alone.
 func TestOrphanedAlone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	name := strings.Repeat("e", 100)
 	foreign := serving(w, "foreign")
@@ -364,6 +386,7 @@ func serving(w *world, name string) *corev1.Pod {
 
 // TestExportDeletedUnscheduled deletes an export whose pod never ran.
 func TestExportDeletedUnscheduled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.user("vm", "node-1", "")
 	w.export("e", untilVMGone)
@@ -376,6 +399,7 @@ func TestExportDeletedUnscheduled(t *testing.T) {
 
 // TestExportDeletedComplete deletes an export that has ended.
 func TestExportDeletedComplete(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.end(pod, "file-created=/run/nbdexport/stop", 0)

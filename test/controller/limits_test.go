@@ -52,6 +52,7 @@ func (w *world) changeLimits(change func(*v1alpha1.Limits)) *v1alpha1.NBDExport 
 // TestLimitsChange sets limits of an export that serves, changes them and takes
 // them back. Its pod stays as it is.
 func TestLimitsChange(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	c := w.limitsOf("{}")
@@ -91,6 +92,7 @@ func TestLimitsChange(t *testing.T) {
 // TestForeignConfigMap finds a ConfigMap of somebody else under its name and leaves it
 // alone. It starts when that is gone.
 func TestForeignConfigMap(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	foreign := &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}, Data: map[string]string{"a": "b"}}
 	w.must(foreign)
@@ -108,6 +110,7 @@ func TestForeignConfigMap(t *testing.T) {
 // TestServerTakesLimits starts the server with what the operator writes for it, and
 // for a file that is no such thing sees it refuse.
 func TestServerTakesLimits(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	bin, file := filepath.Join(dir, "nbdserver"), filepath.Join(dir, "limits.yaml")
 	if out, err := exec.Command("go", "build", "-o", bin, "../../cmd/nbdserver").CombinedOutput(); err != nil {

@@ -19,10 +19,7 @@ import (
 // clock of the test's own.
 func servingOn(t *testing.T) (w *world, clock *clocktesting.FakePassiveClock, node *corev1.Node, pod *corev1.Pod) {
 	t.Helper()
-	clock = clocktesting.NewFakePassiveClock(time.Now())
-	w = &world{T: t, ns: namespace(t), clock: clock}
-	w.start()
-	t.Cleanup(func() { w.stop() })
+	w, clock = newWorldOnClock(t)
 	node = &corev1.Node{ObjectMeta: metav1.ObjectMeta{GenerateName: "node-"}}
 	w.must(node)
 	w.user("vm", node.Name, "")
@@ -58,6 +55,7 @@ func (w *world) heard(node *corev1.Node, pod *corev1.Pod, ready corev1.Condition
 // TestNodeUnreachable loses a node, finds it again, and loses it for good: its pod is
 // waited for until somebody says that the node is out of service.
 func TestNodeUnreachable(t *testing.T) {
+	t.Parallel()
 	w, clock, node, pod := servingOn(t)
 	w.heard(node, pod, corev1.ConditionUnknown)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonNodeUnreachable)
@@ -102,6 +100,7 @@ func TestNodeUnreachable(t *testing.T) {
 // TestNodeGone deletes an export whose pod's node is deleted then: it goes, and not
 // before the pod's time is over.
 func TestNodeGone(t *testing.T) {
+	t.Parallel()
 	w, clock, node, pod := servingOn(t)
 	w.heard(node, pod, corev1.ConditionUnknown)
 	w.remove(w.read("e"))
@@ -119,6 +118,7 @@ func TestNodeGone(t *testing.T) {
 
 // TestGivenUp takes Kubernetes at its word that nothing runs any more on a node.
 func TestGivenUp(t *testing.T) {
+	t.Parallel()
 	w, _, node, pod := servingOn(t)
 	w.remove(node)
 	w.kubelet(pod, func(s *corev1.PodStatus) {
@@ -134,6 +134,7 @@ func TestGivenUp(t *testing.T) {
 
 // TestOverdue has a node that is ready, and a pod there that doesn't end.
 func TestOverdue(t *testing.T) {
+	t.Parallel()
 	w, clock, node, pod := servingOn(t)
 	w.remove(pod)
 	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonReplacing)
@@ -147,6 +148,7 @@ func TestOverdue(t *testing.T) {
 // TestEvicted evicts the pod as "kubectl drain" does: it drains in its time, and a new
 // one follows, to where its claim is by then.
 func TestEvicted(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	vm := w.user("vm", "node-1", "disk")

@@ -5,11 +5,15 @@ package controller_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -62,10 +66,11 @@ func run(m *testing.M) (code int, err error) {
 	}
 	defer os.RemoveAll(programs)
 	env := &envtest.Environment{
-		Scheme:                scheme,
-		CRDDirectoryPaths:     []string{filepath.Join("..", "..", "config", "crd")},
-		ErrorIfCRDPathMissing: true,
-		BinaryAssetsDirectory: assets,
+		Scheme:                   scheme,
+		CRDDirectoryPaths:        []string{filepath.Join("..", "..", "config", "crd")},
+		ErrorIfCRDPathMissing:    true,
+		BinaryAssetsDirectory:    assets,
+		ControlPlaneStartTimeout: time.Minute,
 	}
 	ctrl.SetLogger(logr.Discard())
 	// The 254 addresses of envtest are too few for the Services of all tests, which
@@ -103,6 +108,13 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	operator = user.Config()
+	// As cmd/manager has it: the API server's own fairness is what limits it.
+	operator.QPS = -1
+	// Most of these tests wait: for the API server, for a clock, for each other.
+	// -parallel on the command line has the last word.
+	if err := flag.Set("test.parallel", strconv.Itoa(4*goruntime.GOMAXPROCS(0))); err != nil {
+		return 0, err
+	}
 	if code = m.Run(); code != 0 || !wholeRun() {
 		return code, nil
 	}

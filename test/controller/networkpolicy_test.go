@@ -42,6 +42,7 @@ func (w *world) changeNetworkPolicy(to v1alpha1.NetworkPolicy) {
 // TestNetworkPolicyChanges lets fewer clients in while an export serves, then leaves
 // that to others, and takes it back. Its pod stays as it is.
 func TestNetworkPolicyChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	p := w.peers(0)
@@ -74,6 +75,7 @@ func TestNetworkPolicyChanges(t *testing.T) {
 // TestForeignNetworkPolicy finds a NetworkPolicy of somebody else under its name and
 // leaves it alone, and needs none to serve if it is told so.
 func TestForeignNetworkPolicy(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	foreign := &networkingv1.NetworkPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "nbd-e"}}
 	w.must(foreign)
@@ -89,6 +91,7 @@ func TestForeignNetworkPolicy(t *testing.T) {
 
 // TestPodsAreProtected makes no pod whose NetworkPolicy the API server refuses.
 func TestPodsAreProtected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", `
 volumes: [{name: disk, source: {memory: {size: 1Mi}}}]

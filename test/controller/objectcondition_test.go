@@ -21,6 +21,7 @@ func untilObject(object string) string {
 
 // TestObjectCondition serves until a pod is there that isn't ready.
 func TestObjectCondition(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", untilObject("apiVersion: v1, kind: Pod, name: vm, condition: Ready, status: \"False\""))
 	pod := w.pod("nbd-e", nil)
@@ -46,6 +47,7 @@ func TestObjectCondition(t *testing.T) {
 // TestObjectUnwatchable names a kind that doesn't exist, and one that the operator
 // may not get until it is given the right to.
 func TestObjectUnwatchable(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("unknown", untilObject("apiVersion: example.test/v1, kind: Moon, name: a, condition: Full"))
 	e := w.expect("unknown", v1alpha1.ConditionReady, no, v1alpha1.ReasonInvalidCondition)

@@ -10,6 +10,7 @@ import (
 
 // TestTemplate has the API server accept a pod with all that a template can have.
 func TestTemplate(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", `
 volumes: [{name: disk, source: {memory: {size: 1Mi}}}]
@@ -40,6 +41,7 @@ template:
 
 // TestLongNames exports under the longest names that an object can have.
 func TestLongNames(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	for _, name := range []string{strings.Repeat("a", 63), strings.Repeat("a.", 126) + "a"} {
 		w.export(name, "volumes: [{name: disk, source: {memory: {size: 1Mi}}}]\ntls: {mode: Disabled}")

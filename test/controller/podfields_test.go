@@ -50,6 +50,7 @@ template:
 // TestAdmissionOfPodFields applies objects that the API server has to refuse, as
 // TestAdmission does.
 func TestAdmissionOfPodFields(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	const (
 		nameOfOurs = "are taken by the operator"
@@ -111,6 +112,7 @@ func TestAdmissionOfPodFields(t *testing.T) {
 // TestPodFields makes a pod and a Service with all of them on a real API server,
 // which leaves them as they are.
 func TestPodFields(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("vm-disk", "ReadWriteOnce", false)
 	w.export("e", podFields)
@@ -147,6 +149,7 @@ func TestPodFields(t *testing.T) {
 // TestServiceChanges changes type and annotations of a Service, which takes no new
 // pod. What others have written into it stays.
 func TestServiceChanges(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("vm-disk", "ReadWriteOnce", false)
 	w.export("e", podFields)
@@ -180,6 +183,7 @@ func TestServiceChanges(t *testing.T) {
 
 // TestQcow2OfBlockClaim offers the image that a device holds.
 func TestQcow2OfBlockClaim(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("block", "ReadWriteOnce", true)
 	w.export("e", "volumes: [{name: a, source: {persistentVolumeClaim: {claimName: block}}, format: Qcow2}]\ntls: {mode: Disabled}")

@@ -44,6 +44,7 @@ func says(t *testing.T, text string, words ...string) {
 }
 
 func TestClaimNotFound(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", ofClaim)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonClaimNotFound)
@@ -61,6 +62,7 @@ func TestClaimNotFound(t *testing.T) {
 
 // TestClaimLost also brings a claim to its end that was marked for deletion.
 func TestClaimLost(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	claim := w.claim("disk", corev1.ReadWriteOnce, false)
 	claim.Status.Phase = corev1.ClaimLost
@@ -75,6 +77,7 @@ func TestClaimLost(t *testing.T) {
 }
 
 func TestPathOfBlockClaim(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, true)
 	w.export("e", strings.Replace(ofClaim, "claimName: disk", "claimName: disk, path: a.img", 1))
@@ -84,6 +87,7 @@ func TestPathOfBlockClaim(t *testing.T) {
 }
 
 func TestBlockClaim(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, true)
 	w.export("e", ofClaim)
@@ -95,6 +99,7 @@ func TestBlockClaim(t *testing.T) {
 }
 
 func TestReadWriteOncePodClaimed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOncePod, false)
 	vm := w.user("vm", "node-7", "disk")
@@ -109,6 +114,7 @@ func TestReadWriteOncePodClaimed(t *testing.T) {
 
 // TestFollowsHolder sends the pod after the pod that holds its claim.
 func TestFollowsHolder(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	vm := w.user("vm", "node-7", "disk")
@@ -156,6 +162,7 @@ func node(pod *corev1.Pod) string {
 }
 
 func TestHeldOnTwoNodes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	w.claim("other", corev1.ReadWriteOnce, false)
@@ -169,6 +176,7 @@ func TestHeldOnTwoNodes(t *testing.T) {
 
 // TestForeignPod finds a pod of somebody else under its name and leaves it alone.
 func TestForeignPod(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	foreign := w.user("nbd-e", "node-1", "")
 	w.export("e", ofClaim)
@@ -180,9 +188,22 @@ func TestForeignPod(t *testing.T) {
 	untouched(t, foreign, &corev1.Pod{})
 }
 
+// TestForeignPodGone goes on when the pod of somebody else is gone.
+func TestForeignPodGone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	foreign := w.user("nbd-e", "node-1", "")
+	w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}")
+	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonNameTaken)
+	w.settled("e")
+	w.kill(foreign)
+	w.pod("nbd-e", foreign)
+}
+
 // TestForeignService finds a Service of somebody else under its name and leaves it
 // alone. It starts when that is gone.
 func TestForeignService(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	foreign := &corev1.Service{
@@ -211,6 +232,7 @@ func untouched(t *testing.T, was, is client.Object) {
 
 // TestServiceCorrected gives a Service back what somebody has changed.
 func TestServiceCorrected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	running(w)
 	var svc corev1.Service
@@ -230,6 +252,7 @@ func TestServiceCorrected(t *testing.T) {
 
 // TestPodRejected has a template that the API server finds invalid only in the pod.
 func TestPodRejected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", `
 volumes: [{name: disk, source: {memory: {size: 1Mi}}}]
@@ -248,6 +271,7 @@ template:
 // TestPodRejectedForNow has the namespace refuse the pod until its policy is changed.
 // In between nothing is written that isn't new.
 func TestPodRejectedForNow(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	enforce(w, "restricted")
 	w.export("e", `
@@ -303,6 +327,7 @@ func label(w *world, obj client.Object, key, value string) {
 
 // TestServerFailed reads the reason of a crash loop.
 func TestServerFailed(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.user("vm", "node-1", "")
 	w.export("e", untilVMGone)

@@ -13,6 +13,7 @@ import (
 
 // TestSamples applies every sample, with strict validation.
 func TestSamples(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	files, err := filepath.Glob(filepath.Join("..", "..", "config", "samples", "*.yaml"))
 	if err != nil || len(files) == 0 {

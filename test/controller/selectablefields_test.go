@@ -13,6 +13,7 @@ import (
 
 // TestSelectableFields asks the API server for exports by their fields.
 func TestSelectableFields(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("ended", untilVMGone)
 	w.expect("ended", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonNeverStarted)

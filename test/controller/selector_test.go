@@ -41,6 +41,7 @@ func (w *world) seen() {
 // TestSelector serves before there is any pod of the app, until the last one is
 // gone. One is deleted, one loses its label.
 func TestSelector(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", untilAppGone)
 	pod := w.pod("nbd-e", nil)
@@ -66,6 +67,7 @@ func TestSelector(t *testing.T) {
 
 // TestSelectorUnseen has the app go while no operator runs.
 func TestSelectorUnseen(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	member := w.member("db-0")
 	w.export("e", untilAppGone)
@@ -80,6 +82,7 @@ func TestSelectorUnseen(t *testing.T) {
 
 // TestInvalidSelector has a selector that only the operator can check.
 func TestInvalidSelector(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", `
 volumes: [{name: disk, source: {memory: {size: 1Mi}}}]

@@ -16,6 +16,7 @@ import (
 // it, and compares how the report will name them with how the operator will look
 // them up.
 func TestReportNamesConditions(t *testing.T) {
+	t.Parallel()
 	e := &v1alpha1.NBDExport{ObjectMeta: metav1.ObjectMeta{CreationTimestamp: metav1.NewTime(time.Now())}}
 	half := metav1.NewTime(time.Date(2026, 1, 31, 18, 30, 0, 500e6, time.FixedZone("", 7200)))
 	o := exitwhen.Options{Clients: &exitwhen.Clients{}}
@@ -48,6 +49,7 @@ func TestReportNamesConditions(t *testing.T) {
 
 // TestServerConditions ends exports by the conditions that only the server sees.
 func TestServerConditions(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct{ condition, reported, reason string }{
 		"left": {"lastClientLeft: {graceSeconds: 90}", "last-client-leaves=1m30s", v1alpha1.ExitLastClientLeft},
 		"idle": {"idle: {seconds: 5}", "idle=5s", v1alpha1.ExitIdle},
@@ -55,6 +57,7 @@ func TestServerConditions(t *testing.T) {
 		"time": {`deadline: {time: "2126-01-31T18:30:00+02:00"}`, "deadline=2126-01-31T16:30:00Z", v1alpha1.ExitDeadline},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nexitWhen: [{name: the-one, "+c.condition+"}]\ntemplate: {containers: [{name: companion, image: example.test/c}]}")
 			pod := w.pod("nbd-e", nil)
@@ -70,18 +73,22 @@ func TestServerConditions(t *testing.T) {
 }
 
 // TestDeadlineUnserved has a deadline come before there is anything to serve, and in
-// a pod that can't start.
+// a pod that can't start, on a clock of the test's own: the operator looks again by itself.
 func TestDeadlineUnserved(t *testing.T) {
-	w := newWorld(t)
+	t.Parallel()
+	w, clock := newWorldOnClock(t)
 	w.export("e", ofClaim+"exitWhen: [{name: over, deadline: {seconds: 2}}]\n")
-	w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonClaimNotFound)
-	e := w.expect("e", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonNeverStarted)
+	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonClaimNotFound)
+	clock.SetTime(e.CreationTimestamp.Add(2 * time.Second))
+	e = w.expect("e", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonNeverStarted)
 	if x := e.Status.Exit; x.Condition != "over" || x.Reason != v1alpha1.ExitDeadline || x.StartedAt.Sub(e.CreationTimestamp.Time) != 2*time.Second {
 		t.Errorf("exit: %+v, created %v", x, e.CreationTimestamp)
 	}
 
+	clock.SetTime(time.Now())
 	w.export("f", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nexitWhen: [{name: over, deadline: {seconds: 2}}]")
 	pod := w.pod("nbd-f", nil)
+	clock.SetTime(w.read("f").CreationTimestamp.Add(2 * time.Second))
 	w.expect("f", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonNeverStarted)
 	w.gone(pod)
 }

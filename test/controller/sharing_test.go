@@ -30,6 +30,7 @@ func (w *world) havePods(exports ...string) []string {
 // TestOneWriter has a second export wait for the end of a first one that writes,
 // and a third for the deletion of the second.
 func TestOneWriter(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteMany, false)
 	vm := w.user("vm", "node-1", "")
@@ -63,6 +64,7 @@ func TestOneWriter(t *testing.T) {
 // TestPlaceGivenUp has an export wait for an older one that has no pod either, and
 // start when that one is deleted.
 func TestPlaceGivenUp(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteMany, false)
 	w.export("a", strings.Replace(ofClaim, "tls:", "  access: ReadWrite\n- name: other\n  source: {persistentVolumeClaim: {claimName: missing}}\ntls:", 1))
@@ -77,6 +79,7 @@ func TestPlaceGivenUp(t *testing.T) {
 
 // TestTwoReaders lets two exports share a claim that only read it.
 func TestTwoReaders(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteMany, false)
 	w.export("a", ofClaim)
@@ -88,6 +91,7 @@ func TestTwoReaders(t *testing.T) {
 // TestOneWriterOfMany makes many exports at once while several are reconciled at
 // the same time. The next one follows when one goes, whether it has a pod or not.
 func TestOneWriterOfMany(t *testing.T) {
+	t.Parallel()
 	w := &world{T: t, ns: namespace(t), parallel: 8}
 	w.start()
 	t.Cleanup(func() { w.stop() })
@@ -144,6 +148,7 @@ func others(names []string, name string) []string {
 // TestVMReplacedUnseen replaces the VM by one of the same name while no operator
 // runs.
 func TestVMReplacedUnseen(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm, pod := running(w)
 	if got := w.read("e").Status.WatchedPods; len(got) != 1 || got[0].Name != "vm-gone" || got[0].UID != string(vm.UID) {
@@ -162,6 +167,7 @@ func TestVMReplacedUnseen(t *testing.T) {
 // TestVMRecordedFirst has nobody who can make a pod: the VM is on record before
 // there is one.
 func TestVMRecordedFirst(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	vm := w.user("vm", "node-1", "")
 	w.export("e", toWrite)
@@ -183,6 +189,7 @@ func TestVMRecordedFirst(t *testing.T) {
 // TestStuckOnOtherNode has the VM take the claim to another node before the
 // export's pod could start.
 func TestStuckOnOtherNode(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	w.export("e", ofClaim)
@@ -214,6 +221,7 @@ func TestStuckOnOtherNode(t *testing.T) {
 
 // TestNeverServed ends exports that have never served anybody.
 func TestNeverServed(t *testing.T) {
+	t.Parallel()
 	for name, status := range map[string]corev1.ContainerStatus{
 		"unscheduled": {},
 		"image": {Name: "nbdserver", State: corev1.ContainerState{Terminated: &corev1.ContainerStateTerminated{
@@ -222,6 +230,7 @@ func TestNeverServed(t *testing.T) {
 			ExitCode: 1, Reason: "Error", Message: "nbdserver: disk.img: no such file", FinishedAt: metav1.Now()}}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			vm := w.user("vm", "node-1", "")
 			w.export("e", untilVMGone)
@@ -255,6 +264,7 @@ func TestNeverServed(t *testing.T) {
 
 // TestClaimInTemplate has a claim twice in what would be one pod.
 func TestClaimInTemplate(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	w.export("e", ofClaim+"template: {volumes: [{name: data, persistentVolumeClaim: {claimName: disk}}]}\n")
@@ -265,6 +275,7 @@ func TestClaimInTemplate(t *testing.T) {
 
 // TestFileTwice offers one file under two names, once to write.
 func TestFileTwice(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("disk", corev1.ReadWriteOnce, false)
 	w.export("e", strings.Replace(ofClaim, "tls:", "- name: again\n  source: {persistentVolumeClaim: {claimName: disk, path: disk.img}}\n  access: ReadWrite\ntls:", 1))

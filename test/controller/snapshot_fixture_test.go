@@ -30,8 +30,8 @@ exitWhen:
 tls: {mode: Disabled}
 `
 
-// installSnapshots gives the API server the kinds of snapshots until the test ends.
-func installSnapshots(t *testing.T) {
+// snapshotKinds are the CRDs of snapshots.
+func snapshotKinds(t *testing.T) (crds []*unstructured.Unstructured) {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join("testdata", "snapshot-crds.yaml"))
 	if err != nil {
@@ -42,7 +42,17 @@ func installSnapshots(t *testing.T) {
 		if err := yaml.Unmarshal([]byte(doc), &crd.Object); err != nil {
 			t.Fatal(err)
 		}
-		if err := kube.Create(context.Background(), crd); err != nil {
+		crds = append(crds, crd)
+	}
+	return crds
+}
+
+// installSnapshots gives the API server the kinds of snapshots, if it hasn't got them.
+// They stay: other tests may need them at the same time.
+func installSnapshots(t *testing.T) {
+	t.Helper()
+	for _, crd := range snapshotKinds(t) {
+		if err := kube.Create(context.Background(), crd); err != nil && !apierrors.IsAlreadyExists(err) {
 			t.Fatal(err)
 		}
 		kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
@@ -53,16 +63,22 @@ func installSnapshots(t *testing.T) {
 			return kube.List(context.Background(), objs)
 		}
 		eventually(t, kind+" should be served", func() string { return complaint(list()) })
-		t.Cleanup(func() {
-			if err := kube.Delete(context.Background(), crd); err != nil {
-				t.Error(err)
+	}
+}
+
+// removeSnapshots takes the kinds of snapshots away that other tests have left, none of
+// which may run.
+func removeSnapshots(t *testing.T) {
+	t.Helper()
+	for _, crd := range snapshotKinds(t) {
+		if err := client.IgnoreNotFound(kube.Delete(context.Background(), crd)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, crd.GetName()+" should be gone", func() string {
+			if err := kube.Get(context.Background(), client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {
+				return "it is there"
 			}
-			eventually(t, crd.GetName()+" should be gone", func() string {
-				if err := kube.Get(context.Background(), client.ObjectKeyFromObject(crd), crd); !apierrors.IsNotFound(err) {
-					return "it is there"
-				}
-				return ""
-			})
+			return ""
 		})
 	}
 }

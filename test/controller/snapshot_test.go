@@ -18,6 +18,7 @@ import (
 // TestSnapshot is the whole life of an export of a snapshot: its temporary claim is
 // there before the pod and goes after it.
 func TestSnapshot(t *testing.T) {
+	t.Parallel()
 	installSnapshots(t)
 	w := newWorld(t)
 	source := w.claim("disk", corev1.ReadWriteOnce, false)
@@ -81,6 +82,7 @@ func TestSnapshot(t *testing.T) {
 // TestSnapshotReasons has a snapshot go through its states, without anybody who
 // tells of it.
 func TestSnapshotReasons(t *testing.T) {
+	t.Parallel()
 	installSnapshots(t)
 	w := newWorld(t)
 	w.export("e", ofSnapshot)
@@ -110,8 +112,10 @@ func TestSnapshotReasons(t *testing.T) {
 	w.pod("nbd-e", nil)
 }
 
-// TestSnapshotsUnsupported exports a snapshot where there are none, until there are.
+// TestSnapshotsUnsupported exports a snapshot where there are none, until there are. It
+// doesn't run beside others: they may have snapshots.
 func TestSnapshotsUnsupported(t *testing.T) {
+	removeSnapshots(t)
 	w := newWorld(t)
 	w.export("e", ofSnapshot)
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonSnapshotsUnsupported)
@@ -120,11 +124,11 @@ func TestSnapshotsUnsupported(t *testing.T) {
 	w.ready()
 	wake(w, e, "1")
 	w.pod("nbd-e", nil)
-	w.stop() // it would look for them when they are gone
 }
 
 // TestSnapshotOfBlock restores the snapshot of a device whose claim is gone.
 func TestSnapshotOfBlock(t *testing.T) {
+	t.Parallel()
 	installSnapshots(t)
 	w := newWorld(t)
 	w.snapshot("VolumeSnapshotContent", "content-"+w.ns, "spec: {sourceVolumeMode: Block}")
@@ -147,6 +151,7 @@ func TestSnapshotOfBlock(t *testing.T) {
 // TestForeignTemporaryClaim finds a claim of somebody else under the name and leaves
 // it alone. It starts when that is gone.
 func TestForeignTemporaryClaim(t *testing.T) {
+	t.Parallel()
 	installSnapshots(t)
 	w := newWorld(t)
 	w.ready()
@@ -164,6 +169,7 @@ func TestForeignTemporaryClaim(t *testing.T) {
 // TestSnapshotExportDeleted deletes an export that serves a snapshot. It waits for
 // its pod and not for its claim.
 func TestSnapshotExportDeleted(t *testing.T) {
+	t.Parallel()
 	installSnapshots(t)
 	w := newWorld(t)
 	snap := w.ready()
@@ -188,6 +194,7 @@ func TestSnapshotExportDeleted(t *testing.T) {
 // TestTemporaryClaimRefused restores to a claim that is larger than the namespace
 // allows.
 func TestTemporaryClaimRefused(t *testing.T) {
+	t.Parallel()
 	installSnapshots(t)
 	w := newWorld(t)
 	w.ready()
@@ -202,6 +209,7 @@ func TestTemporaryClaimRefused(t *testing.T) {
 
 // TestSnapshotAdmission applies snapshots that the API server has to refuse.
 func TestSnapshotAdmission(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	for _, c := range []struct {
 		name, old, new string

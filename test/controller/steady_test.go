@@ -16,7 +16,8 @@ import (
 // TestRefusedInOtherWords has a policy refuse the pod in other words each time. The
 // status isn't written at each try, and the export isn't tried at each writing.
 func TestRefusedInOtherWords(t *testing.T) {
-	w := newWorld(t)
+	t.Parallel()
+	w, _ := newWorldOnClock(t) // other words are written after half a minute
 	policy := &admissionv1.ValidatingAdmissionPolicy{
 		ObjectMeta: metav1.ObjectMeta{Name: w.ns},
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{

@@ -29,6 +29,7 @@ func brought(w *world) *corev1.Secret {
 
 // TestOwnCertificates waits for the Secret of the user, and serves with it.
 func TestOwnCertificates(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", secured+"tls: {secretRef: {name: own}}")
 	e := w.expect("e", v1alpha1.ConditionReady, no, v1alpha1.ReasonTLSSecretNotFound)
@@ -74,6 +75,7 @@ func TestOwnCertificates(t *testing.T) {
 
 // TestOwnCertificatesInvalid has Secrets that the server couldn't start with.
 func TestOwnCertificatesInvalid(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	own := brought(w)
 	good := own.DeepCopy().Data
@@ -133,6 +135,7 @@ func TestOwnCertificatesInvalid(t *testing.T) {
 // TestOwnCertificatesWithoutClients needs no authorities where no client is asked for
 // a certificate.
 func TestOwnCertificatesWithoutClients(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	own := brought(w)
 	delete(own.Data, "ca.crt")

@@ -19,7 +19,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
-	clocktesting "k8s.io/utils/clock/testing"
 	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -81,6 +80,7 @@ func trusts(t *testing.T, s *corev1.Secret, c *x509.Certificate, host string, us
 
 // TestTLS makes an export about whose TLS nothing is said, and another one beside it.
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", secured)
 	pod := w.pod("nbd-e", nil)
@@ -140,6 +140,7 @@ func TestTLS(t *testing.T) {
 
 // TestTLSClientAuthNone gives clients nothing but what they need to know the server.
 func TestTLSClientAuthNone(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", secured+"tls: {clientAuth: None}")
 	args := strings.Join(w.pod("nbd-e", nil).Spec.Containers[0].Args, " ")
@@ -155,6 +156,7 @@ func TestTLSClientAuthNone(t *testing.T) {
 
 // TestTLSDisabled makes nothing.
 func TestTLSDisabled(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	running(w)
 	if s := w.secrets(); len(s) > 0 {
@@ -168,8 +170,10 @@ func TestTLSDisabled(t *testing.T) {
 // TestTLSForeignSecrets finds Secrets of somebody else under each of the names, and
 // leaves them alone. It starts when they are gone.
 func TestTLSForeignSecrets(t *testing.T) {
+	t.Parallel()
 	for _, name := range []string{"nbdexport-ca", "nbd-e-server", "nbd-e-client"} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			w := newWorld(t)
 			foreign := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: name}, StringData: map[string]string{"ca-cert.pem": "x"}}
 			w.must(foreign)
@@ -191,11 +195,9 @@ func TestTLSForeignSecrets(t *testing.T) {
 // TestTLSRotation takes an export through sixty days, and through the succession of
 // its authority. Its pod stays as it is.
 func TestTLSRotation(t *testing.T) {
-	begin := time.Now()
-	clock := clocktesting.NewFakePassiveClock(begin)
-	w := &world{T: t, ns: namespace(t), clock: clock}
-	w.start()
-	t.Cleanup(func() { w.stop() })
+	t.Parallel()
+	w, clock := newWorldOnClock(t)
+	begin := clock.Now()
 	w.export("e", secured)
 	pod := w.pod("nbd-e", nil)
 	w.serve(pod)
@@ -265,6 +267,7 @@ func TestTLSRotation(t *testing.T) {
 // TestTLSSecretsCorrected gives Secrets back what somebody has changed, and makes those
 // anew that somebody has deleted.
 func TestTLSSecretsCorrected(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", secured)
 	pod := w.pod("nbd-e", nil)
@@ -302,6 +305,7 @@ func TestTLSSecretsCorrected(t *testing.T) {
 // TestTLSAuthorityDamaged neither starts with an authority that can't be read nor
 // replaces it, and goes on with what is there.
 func TestTLSAuthorityDamaged(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", secured)
 	pod := w.pod("nbd-e", nil)
@@ -334,6 +338,7 @@ func TestTLSAuthorityDamaged(t *testing.T) {
 // TestTLSSteady looks again and again at exports that need nothing: no Secret is
 // read or written. Those that are watched have the operator's label.
 func TestTLSSteady(t *testing.T) {
+	t.Parallel()
 	spy := &spy{}
 	config := rest.CopyConfig(operator)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper { return spy.over(rt) })
@@ -409,6 +414,7 @@ func (s *spy) requests() []string {
 // TestTLSSecretRefused makes no pod as long as a quota refuses the Secrets that it
 // needs.
 func TestTLSSecretRefused(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	none := corev1.ResourceList{"count/secrets": resource.MustParse("0")}
 	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Namespace: w.ns, Name: "no-secrets"}, Spec: corev1.ResourceQuotaSpec{Hard: none}}
@@ -435,6 +441,7 @@ func TestTLSSecretRefused(t *testing.T) {
 // TestTLSAtOnce makes many exports at once in a namespace that has no authority yet:
 // they get one.
 func TestTLSAtOnce(t *testing.T) {
+	t.Parallel()
 	w := &world{T: t, ns: namespace(t), parallel: 4}
 	w.start()
 	t.Cleanup(func() { w.stop() })

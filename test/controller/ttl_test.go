@@ -5,7 +5,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	clocktesting "k8s.io/utils/clock/testing"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
 )
@@ -13,11 +12,8 @@ import (
 // TestTTL keeps an ended export for an hour and not a second less, on a clock of the
 // test's own.
 func TestTTL(t *testing.T) {
-	now := time.Now()
-	clock := clocktesting.NewFakePassiveClock(now)
-	w := &world{T: t, ns: namespace(t), clock: clock}
-	w.start()
-	t.Cleanup(func() { w.stop() })
+	t.Parallel()
+	w, clock := newWorldOnClock(t)
 	w.export("e", untilVMGone+"ttlSecondsAfterFinished: 3600\n")
 	e := w.expect("e", v1alpha1.ConditionComplete, yes, v1alpha1.ReasonNeverStarted)
 
@@ -36,6 +32,7 @@ func TestTTL(t *testing.T) {
 // TestTTLZero lets an export go as soon as it has ended, and with it the hold on its
 // pod.
 func TestTTLZero(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.export("e", "volumes: [{name: a, source: {memory: {size: 1}}}]\ntls: {mode: Disabled}\nttlSecondsAfterFinished: 0\n"+
 		"exitWhen: [{name: stop, fileCreated: {path: /run/nbdexport/stop}}]")

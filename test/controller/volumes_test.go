@@ -12,6 +12,7 @@ import (
 // TestSeveralVolumes offers volumes of three kinds by one pod, each under a URI of
 // its own.
 func TestSeveralVolumes(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.claim("block", "ReadWriteOnce", true)
 	w.claim("disk", "ReadWriteOnce", false)
