@@ -7,10 +7,9 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// The methods below read optional fields, and structs that may be absent: what isn't
-// set is what the field's comment says. The API server fills in the defaults of the
-// schema, but not in objects that it didn't read, such as those of a test, nor those
-// that the schema of an older version had not.
+// The methods below read optional fields, of structs that are absent too: what isn't set
+// is what the field's comment says. The API server fills in the defaults of its schema,
+// which may be that of an older version.
 
 // GetStatus is the status, an empty one before the operator has written any.
 func (e *NBDExport) GetStatus() NBDExportStatus { return ptr.Deref(e.Status, NBDExportStatus{}) }

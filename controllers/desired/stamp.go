@@ -102,6 +102,9 @@ func digests(e *v1alpha1.NBDExport) map[string]string {
 	}
 	out := map[string]string{}
 	for field, text := range fields {
+		if string(text) == "{}" {
+			continue // the same as none
+		}
 		sum := sha256.Sum256(text)
 		out[field] = hex.EncodeToString(sum[:4])
 	}

@@ -47,6 +47,7 @@ func TestChanged(t *testing.T) {
 		{"a template", func(e *v1alpha1.NBDExport) {
 			e.Spec.Template = &v1alpha1.PodTemplate{NodeSelector: map[string]string{"a": "b"}}
 		}, []string{"template"}},
+		{"an empty template", func(e *v1alpha1.NBDExport) { e.Spec.Template = &v1alpha1.PodTemplate{} }, nil},
 		{"a companion's variable", func(e *v1alpha1.NBDExport) {
 			e.Spec.Template = &v1alpha1.PodTemplate{Containers: []corev1.Container{{Name: "c", Env: []corev1.EnvVar{{Name: "a"}}}}}
 		}, []string{"template"}},
