@@ -43,7 +43,7 @@ type cluster struct {
 
 func newCluster(t *testing.T) *cluster {
 	t.Helper()
-	c := &cluster{T: t, env: &envtest.Environment{BinaryAssetsDirectory: assets}}
+	c := &cluster{T: t, env: &envtest.Environment{BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute}}
 	if _, err := c.env.Start(); err != nil {
 		t.Fatalf("can't start the API server from %s: %v", assets, err)
 	}
@@ -115,7 +115,7 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 func eventually(t *testing.T, what string, ask func() (complaint string)) {
 	t.Helper()
 	complaint := "never asked"
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if complaint = ask(); complaint == "" {
 			return
 		}
