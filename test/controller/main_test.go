@@ -70,7 +70,7 @@ func run(m *testing.M) (code int, err error) {
 		CRDDirectoryPaths:        []string{filepath.Join("..", "..", "config", "crd")},
 		ErrorIfCRDPathMissing:    true,
 		BinaryAssetsDirectory:    assets,
-		ControlPlaneStartTimeout: time.Minute,
+		ControlPlaneStartTimeout: 2 * time.Minute,
 	}
 	ctrl.SetLogger(logr.Discard())
 	// The 254 addresses of envtest are too few for the Services of all tests, which

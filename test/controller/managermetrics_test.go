@@ -68,6 +68,7 @@ func TestManagerMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.must(&role)
+	t.Cleanup(func() { w.remove(&role) })
 	w.must(&rbacv1.ClusterRoleBinding{
 		ObjectMeta: metav1.ObjectMeta{Name: w.ns},
 		RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: "nbdexport-metrics-reader"},

@@ -21,12 +21,12 @@ func TestHelmTest(t *testing.T) {
 	c.kubectl("create", "namespace", "ops")
 	c.kubectl("label", "namespace", "ops", "pod-security.kubernetes.io/enforce=restricted")
 	c.helm("install", "nbdexport", "charts/nbdexport", "--namespace=ops")
-	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=30s")
+	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=2m")
 
 	// hooks runs helm test, and returns the pod and the exports that it made.
 	hooks := func(name string) (pod corev1.Pod, exports v1alpha1.NBDExportList) {
 		t.Helper()
-		cmd := c.command("hack/helm.sh", "test", "nbdexport", "--namespace=ops", "--timeout=60s")
+		cmd := c.command("hack/helm.sh", "test", "nbdexport", "--namespace=ops", "--timeout=5m")
 		var out strings.Builder
 		cmd.Stdout, cmd.Stderr = &out, &out
 		if err := cmd.Start(); err != nil {

@@ -23,7 +23,7 @@ func TestOneFile(t *testing.T) {
 	run(t, build)
 
 	c.kubectl("apply", "-f", file)
-	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=30s")
+	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=2m")
 	c.kubectl("apply", "-f", "config/samples/memory.yaml")
 	if got := c.kubectl("-n", "nbdexport-system", "get", "deployment", "nbdexport-manager", "-o", image); got != "registry.example/nbdexport:v1 registry.example/nbdexport:v1" {
 		t.Errorf("manager and servers have the images %q", got)
@@ -50,7 +50,7 @@ func TestHelm(t *testing.T) {
 			t.Errorf("the notes don't say %q:\n%s", next, notes)
 		}
 	}
-	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=30s")
+	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=2m")
 	c.kubectl("apply", "-f", "config/samples/memory.yaml")
 	if got := c.kubectl("-n", "nbdexport-system", "get", "deployment", "nbdexport-manager", "-o", image); got != "registry.example/nbdexport:dev registry.example/nbdexport:dev" {
 		t.Errorf("manager and servers have the images %q", got)
@@ -83,7 +83,7 @@ func TestHelm(t *testing.T) {
 	// The CRD that stayed is taken up again; and goes if it isn't to be kept.
 	release("install", "--set=crds.keep=false")
 	c.helm("uninstall", "nbdexport", "--namespace=nbdexport-system")
-	c.kubectl("wait", "--for=delete", "crd/"+crd, "--timeout=30s")
+	c.kubectl("wait", "--for=delete", "crd/"+crd, "--timeout=2m")
 }
 
 // TestNamespaced installs the chart for one namespace and runs the manager as
@@ -96,7 +96,7 @@ func TestNamespaced(t *testing.T) {
 		c.kubectl("create", "namespace", ns)
 	}
 	c.helm("install", "nbdexport", "charts/nbdexport", "--namespace=ops", "--create-namespace", "--set=watchNamespaces={served},metrics.enabled=false")
-	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=30s")
+	c.kubectl("wait", "--for=condition=Established", "crd/"+crd, "--timeout=2m")
 	// The one that it leaves alone is there first. One has no claim.
 	for _, ns := range []string{"other", "served"} {
 		c.kubectl("-n", ns, "apply", "-f", "config/samples/memory.yaml")

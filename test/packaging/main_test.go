@@ -119,7 +119,7 @@ func run(t *testing.T, cmd *exec.Cmd) string {
 func eventually(t *testing.T, what string, ask func() (complaint string)) {
 	t.Helper()
 	complaint := "never asked"
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 		if complaint = ask(); complaint == "" {
 			return
 		}

@@ -26,12 +26,14 @@ func promtool(t *testing.T, args ...string) {
 
 // TestAlerts: promtool takes the rules, and they fire when they should.
 func TestAlerts(t *testing.T) {
+	t.Parallel()
 	promtool(t, "check", "rules", "--lint=all", "--lint-fatal", root+"/charts/nbdexport/files/alerts.yaml")
 	promtool(t, "test", "rules", root+"/charts/testdata/alerts_test.yaml")
 }
 
 // TestDashboard: promtool takes the expression of each panel, as that of a rule.
 func TestDashboard(t *testing.T) {
+	t.Parallel()
 	text, err := os.ReadFile(root + "/charts/nbdexport/files/dashboard.json")
 	if err != nil {
 		t.Fatal(err)

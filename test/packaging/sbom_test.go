@@ -12,6 +12,7 @@ import (
 // TestSBOM: the bill of materials of a program has each of its modules, in the
 // version that it was built with.
 func TestSBOM(t *testing.T) {
+	t.Parallel()
 	bin := filepath.Join(t.TempDir(), "nbdserver")
 	build := exec.Command("go", "build", "-o", bin, "./cmd/nbdserver")
 	build.Dir = root

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -63,10 +64,11 @@ func startCluster(ctx context.Context, dir string) (*cluster, error) {
 	}
 	c := &cluster{
 		env: &envtest.Environment{
-			Scheme:                scheme,
-			CRDDirectoryPaths:     []string{filepath.Join(root, "config", "crd")},
-			ErrorIfCRDPathMissing: true,
-			BinaryAssetsDirectory: assets,
+			Scheme:                   scheme,
+			CRDDirectoryPaths:        []string{filepath.Join(root, "config", "crd")},
+			ErrorIfCRDPathMissing:    true,
+			BinaryAssetsDirectory:    assets,
+			ControlPlaneStartTimeout: 2 * time.Minute,
 		},
 		audit:      filepath.Join(dir, "audit.log"),
 		kubeconfig: filepath.Join(dir, "kubeconfig"),
