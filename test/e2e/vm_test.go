@@ -61,7 +61,7 @@ func (n *namespace) boot(export, hostname string) (g vm.Guest, tls string) {
 	n.eventually("the machine reaches "+export, func() bool {
 		return exec.Command("nbdinfo", "--size", n.atAddress(export, tls)).Run() == nil
 	})
-	ctx, cancel := context.WithTimeout(n.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(n.Context(), 4*patience) // for all of its life
 	n.Cleanup(cancel)
 	began := time.Now()
 	m, err := vm.Boot(ctx, vm.Options{Root: vm.Disk{Host: n.address(export), Port: "10809", Export: "data", TLS: tls, Hostname: hostname}})
