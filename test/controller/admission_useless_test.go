@@ -9,6 +9,7 @@ import (
 // could ever serve, or one that isn't what was promised. With the names among them
 // the operator couldn't even ask for the object, nor write down the times.
 func TestAdmissionOfTheUseless(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	const (
 		memory     = "volumes: [{name: a, source: {memory: {size: 1Mi}}}]\n"

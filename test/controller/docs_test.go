@@ -21,6 +21,7 @@ import (
 // validation. A cert-manager Certificate, whose kind isn't there, must be for the Secret
 // and the Service of the export beside it.
 func TestExamplesOfTheGuides(t *testing.T) {
+	t.Parallel()
 	ns := namespace(t)
 	files, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
 	if err != nil {

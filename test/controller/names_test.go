@@ -21,6 +21,7 @@ import (
 // TestServiceGone deletes the Service of an export that serves, while the API server takes
 // no other. That is said, and the export is ready again when it does, with the same pod.
 func TestServiceGone(t *testing.T) {
+	t.Parallel()
 	var broken atomic.Bool
 	config := rest.CopyConfig(operator)
 	config.Wrap(func(rt http.RoundTripper) http.RoundTripper {
@@ -49,6 +50,7 @@ func TestServiceGone(t *testing.T) {
 // TestServiceTaken has somebody else take the name of the Service of an export that serves,
 // while there is no operator.
 func TestServiceTaken(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	w.stop()
@@ -75,6 +77,7 @@ func TestServiceTaken(t *testing.T) {
 
 // TestLabelReturns takes the label off a pod by which the Service finds it.
 func TestLabelReturns(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	_, pod := running(w)
 	patch := fmt.Sprintf(`{"metadata":{"labels":{%q:null}}}`, v1alpha1.LabelExport)

@@ -15,6 +15,7 @@ import (
 // "restricted" take every kind of pod that an export can have; that of a snapshot is
 // that of a claim. It is in force: the pod of a companion that wants more is refused.
 func TestRestricted(t *testing.T) {
+	t.Parallel()
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{GenerateName: "restricted-",
 		Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"}}}
 	if err := kube.Create(context.Background(), ns); err != nil {

@@ -16,6 +16,7 @@ import (
 // TestTLSForeignSecretsUnread finds Secrets of somebody else under its names, and asks
 // for nothing but their metadata: what is in them never leaves the API server.
 func TestTLSForeignSecretsUnread(t *testing.T) {
+	t.Parallel()
 	var mu sync.Mutex
 	asked := map[string]map[bool]int{} // by name, and whether for metadata only
 	config := rest.CopyConfig(operator)
