@@ -170,7 +170,7 @@ func decideService(o *observed) plan {
 	if f, found := firstOf(nameChecks, o); found {
 		p.say = append(p.say, blocked(f)...)
 		p.releasePod, p.again = leftover(o)
-		// Nobody tells when what isn't ours is gone.
+		// But for pods, nobody tells when what isn't ours is gone.
 		p.lookAgainIn(refusedDelay)
 		return p
 	}
