@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"sync"
@@ -24,6 +25,10 @@ const (
 	// lingerTimeout is how long a connection that the server closes waits for
 	// the client to close its side, see hangUp.
 	lingerTimeout = 2 * time.Second
+	// lingerBytes is how much of a client that has broken the protocol is thrown away
+	// meanwhile, as much as four of the largest options: one that sends without end would
+	// keep a CPU busy.
+	lingerBytes = 4 << 20
 )
 
 // Conn is one client's connection.
@@ -159,8 +164,11 @@ func (c *Conn) serve() {
 	err = c.over
 	c.mu.Unlock()
 	c.endTLS()
-	if errors.Is(err, errDrained) || errors.Is(err, errTLS) || errors.Is(err, errBadRequest) {
-		c.hangUp()
+	switch {
+	case errors.Is(err, errBadRequest):
+		c.hangUp(lingerBytes)
+	case errors.Is(err, errDrained), errors.Is(err, errTLS):
+		c.hangUp(math.MaxInt64)
 	}
 	c.cancel()
 	c.raw.Close()
@@ -281,11 +289,12 @@ func (c *Conn) cut() bool {
 // hangUp closes the server's side, below TLS, and waits a little for the client
 // to close its own. If the socket were closed while bytes of the client lie
 // unread in it, the kernel would answer them with a reset, and a reset makes the
-// client's kernel throw away replies that it hasn't read yet.
-func (c *Conn) hangUp() {
+// client's kernel throw away replies that it hasn't read yet. That happens to who sends
+// more bytes than most.
+func (c *Conn) hangUp(most int64) {
 	if h, ok := c.raw.(interface{ CloseWrite() error }); !ok || h.CloseWrite() != nil {
 		return
 	}
 	c.raw.SetReadDeadline(time.Now().Add(lingerTimeout))
-	_, _ = io.Copy(io.Discard, c.raw) // until it closes, breaks, or the time is over
+	_, _ = io.CopyN(io.Discard, c.raw, most) // until it closes, breaks, or the time is over
 }

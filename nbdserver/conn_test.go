@@ -105,6 +105,30 @@ func TestBadRequestDestroysNoAnswer(t *testing.T) {
 	}
 }
 
+// Who has broken the protocol and sends without end isn't listened to for as long as the
+// one who may still read his answer.
+func TestBadRequestIsNotReadWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newMemory(t, 1<<20)
+		client, server := socketPair()
+		s.init()
+		s.start(server)
+		c := &rawClient{t, client}
+		c.greet(3)
+		c.put(pack("IHAVEOPT", uint32(wire.OptInfo), uint32(2<<20)))
+		begin, sent := time.Now(), 0
+		for piece := make([]byte, 1<<20); sent < 2*lingerBytes; {
+			n, err := c.Write(piece)
+			if sent += n; err != nil {
+				break
+			}
+		}
+		if sent < lingerBytes || sent > lingerBytes+2*socketBuffer+1<<20 || time.Since(begin) >= lingerTimeout {
+			t.Errorf("%d bytes were read in %v, want %d at most", sent, time.Since(begin), lingerBytes)
+		}
+	})
+}
+
 func TestSilentClientIsServedWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 1<<20)

@@ -37,7 +37,8 @@ var hostile = map[string]func(net.Conn){
 	},
 	"options without end": func(c net.Conn) {
 		c.Write(pack(uint32(3)))
-		for _, err := c.Write(option(3, nil)); err == nil; _, err = c.Write(option(3, nil)) {
+		many := bytes.Repeat(option(3, nil), 1000)
+		for _, err := c.Write(many); err == nil; _, err = c.Write(many) {
 		}
 	},
 	"half a request": func(c net.Conn) {
