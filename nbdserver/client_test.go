@@ -32,6 +32,16 @@ func connect(t *testing.T, s *Server) *rawClient {
 	return &rawClient{t, a}
 }
 
+// connectSocket is connect by a pair of sockets, which have buffers and can be closed
+// in one direction.
+func connectSocket(t *testing.T, s *Server) *rawClient {
+	t.Helper()
+	client, server := socketPair()
+	s.init()
+	s.start(server)
+	return &rawClient{t, client}
+}
+
 // listen serves s on a socket of the loopback until the test ends.
 func listen(t *testing.T, s *Server) net.Addr {
 	t.Helper()

@@ -78,10 +78,7 @@ func TestBadRequestDestroysNoAnswer(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := newMemory(t, 1<<20)
-				client, server := socketPair()
-				s.init()
-				s.start(server)
-				c := &rawClient{t, client}
+				c := connectSocket(t, s)
 				if tt.connected {
 					c.begin(false)
 				} else {
@@ -110,10 +107,7 @@ func TestBadRequestDestroysNoAnswer(t *testing.T) {
 func TestBadRequestIsNotReadWithoutEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newMemory(t, 1<<20)
-		client, server := socketPair()
-		s.init()
-		s.start(server)
-		c := &rawClient{t, client}
+		c := connectSocket(t, s)
 		c.greet(3)
 		c.put(pack("IHAVEOPT", uint32(wire.OptInfo), uint32(2<<20)))
 		begin, sent := time.Now(), 0

@@ -49,10 +49,7 @@ func TestWhoIsCutOff(t *testing.T) {
 			s.Close()
 		}, nil, 0, errLeft.Error(), zap.InfoLevel},
 		{"was disconnected, and lingers", func(t *testing.T, s *Server) {
-			client, server := socketPair()
-			s.init()
-			s.start(server)
-			c := rawClient{t, client}
+			c := connectSocket(t, s)
 			c.begin(false)
 			synctest.Wait()
 			s.BeginDrain("test")

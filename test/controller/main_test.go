@@ -28,6 +28,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/test/audit"
 )
 
 var (
@@ -81,7 +82,7 @@ func run(m *testing.M) (code int, err error) {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	audit, err := auditLog(env, dir)
+	requests, err := audit.Log(env, dir)
 	if err != nil {
 		return 0, err
 	}
@@ -103,7 +104,7 @@ func run(m *testing.M) (code int, err error) {
 	if err := installRBAC(); err != nil {
 		return 0, err
 	}
-	user, err := env.AddUser(envtest.User{Name: operatorUser}, nil)
+	user, err := env.AddUser(envtest.User{Name: audit.Operator}, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -118,7 +119,7 @@ func run(m *testing.M) (code int, err error) {
 	if code = m.Run(); code != 0 || !wholeRun() {
 		return code, nil
 	}
-	unused, err := unusedRights(audit)
+	unused, err := unusedRights(requests)
 	if err == nil && len(unused) > 0 {
 		err = fmt.Errorf("the operator has rights that it never used in these tests: take them from it, or test what needs them:\n%s", strings.Join(unused, "\n"))
 	}

@@ -12,31 +12,8 @@ import (
 	"strings"
 
 	rbacv1 "k8s.io/api/rbac/v1"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/yaml"
 )
-
-// operatorUser is who the operator is to the API server.
-const operatorUser = "system:serviceaccount:nbdexport-system:nbdexport-manager"
-
-// auditLog has the API server write down each request of the operator.
-func auditLog(env *envtest.Environment, dir string) (file string, err error) {
-	policy := filepath.Join(dir, "policy.yaml")
-	text := `
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- {level: Metadata, users: ["` + operatorUser + `"]}
-- {level: None}
-`
-	file = filepath.Join(dir, "audit.log")
-	env.ControlPlane.GetAPIServer().Configure().
-		Append("audit-policy-file", policy).
-		Append("audit-log-path", file).
-		Append("audit-log-mode", "blocking-strict")
-	return file, os.WriteFile(policy, []byte(text), 0o600)
-}
 
 // unusedRights are the rights of the operator that no request in an audit log has
 // needed, as VERB RESOURCE.

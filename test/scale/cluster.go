@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/nbdexport/nbdexport/api/v1alpha1"
+	"github.com/nbdexport/nbdexport/test/audit"
 )
 
 const (
@@ -26,8 +27,6 @@ const (
 	root = "../.."
 	// managerNamespace is where the manager's Deployment is.
 	managerNamespace = "nbdexport-system"
-	// managerUser is who the manager is to the API server.
-	managerUser = "system:serviceaccount:" + managerNamespace + ":nbdexport-manager"
 )
 
 // cluster is an API server with its etcd.
@@ -70,27 +69,13 @@ func startCluster(ctx context.Context, dir string) (*cluster, error) {
 			BinaryAssetsDirectory:    assets,
 			ControlPlaneStartTimeout: 2 * time.Minute,
 		},
-		audit:      filepath.Join(dir, "audit.log"),
 		kubeconfig: filepath.Join(dir, "kubeconfig"),
 	}
-	policy := filepath.Join(dir, "policy.yaml")
-	text := `
-apiVersion: audit.k8s.io/v1
-kind: Policy
-omitStages: [RequestReceived]
-rules:
-- {level: Metadata, users: ["` + managerUser + `"]}
-- {level: None}
-`
-	if err := os.WriteFile(policy, []byte(text), 0o600); err != nil {
+	if c.audit, err = audit.Log(c.env, dir); err != nil {
 		return nil, err
 	}
 	// Each export has a Service with an address.
-	c.env.ControlPlane.GetAPIServer().Configure().
-		Set("service-cluster-ip-range", "10.96.0.0/12").
-		Append("audit-policy-file", policy).
-		Append("audit-log-path", c.audit).
-		Append("audit-log-mode", "blocking-strict")
+	c.env.ControlPlane.GetAPIServer().Configure().Set("service-cluster-ip-range", "10.96.0.0/12")
 	if c.admin, err = c.env.Start(); err != nil {
 		return nil, fmt.Errorf("can't start the API server from %s: %w", assets, err)
 	}
@@ -122,7 +107,7 @@ func (c *cluster) install(ctx context.Context, scheme *runtime.Scheme) (err erro
 			return fmt.Errorf("config/rbac/%s.yaml: %w", name, err)
 		}
 	}
-	user, err := c.env.AddUser(envtest.User{Name: managerUser,
+	user, err := c.env.AddUser(envtest.User{Name: audit.Operator,
 		Groups: []string{"system:serviceaccounts", "system:serviceaccounts:" + managerNamespace}}, nil)
 	if err != nil {
 		return err
